@@ -1,0 +1,8 @@
+//! The standard library, part of the compiler: sources as they stand in `stdlib/`.
+
+/// Path and text of every module.
+pub const FILES: &[(&str, &str)] = &[
+    ("std/kubernetes.seg", include_str!("../../stdlib/kubernetes.seg")),
+    ("std/nets.seg", include_str!("../../stdlib/nets.seg")),
+    ("std/services.seg", include_str!("../../stdlib/services.seg")),
+];
