@@ -1,0 +1,346 @@
+//! What an object says about itself, as plain data: enough for `segd` to bind endpoints without knowing the language.
+
+use crate::version;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// The manifest. Written as JSON, one value, no time, no absolute path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`version::FORMAT`] of the writer.
+    pub format: u32,
+    /// Edition of the language.
+    pub edition: String,
+    /// Version of the compiler.
+    pub compiler: String,
+    /// Name of the package.
+    pub package: String,
+    /// Oldest kernel that can enforce it, such as `6.6`.
+    pub kernel: String,
+    /// Label dimensions in the order of an endpoint record's values.
+    pub labels: Vec<Label>,
+    /// Which program decides what an endpoint sends.
+    pub outbound: Roles,
+    /// Which program decides what an endpoint receives.
+    pub inbound: Roles,
+    /// The inventory that claims were proved on, by name, then address.
+    pub workloads: Vec<Workload>,
+    /// The rules by number.
+    pub rules: Vec<Rule>,
+    /// The sources by path.
+    pub sources: Vec<Source>,
+    /// SHA-256 over the canonical rules of each tier, in hexadecimal.
+    pub digests: Digests,
+}
+
+/// A label dimension and how its values are numbered.
+///
+/// 0 is unset; value `i` of the list is `i + 1`; in an open dimension the runtime numbers any other value above those.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    /// The key.
+    pub name: String,
+    /// Whether only the listed values may be set.
+    pub closed: bool,
+    /// The values rules tell apart, sorted.
+    pub values: Vec<String>,
+}
+
+/// A workload of the sources.
+///
+/// INVARIANT: no other has any of its addresses; its labels are dimensions of the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// The name, unique in its module.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its value in each dimension where it has one.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A decision over an endpoint's own labels that ends in a role.
+///
+/// INVARIANT: edges of a node ascend and end at `u32::MAX`; a node refers only to later nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// Where to begin.
+    pub root: Target,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// Program symbol of each role.
+    pub programs: Vec<String>,
+}
+
+/// One question about an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// What is asked.
+    pub field: Field,
+    /// Where each range of answers leads.
+    pub edges: Vec<Edge>,
+}
+
+/// What a [`Node`] asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    /// 1 if the endpoint is the machine itself, else 0.
+    IsSelf,
+    /// Its value in the dimension with this index.
+    Label(u32),
+}
+
+/// Answers up to `last` lead to `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edge {
+    /// Largest answer, included.
+    pub last: u32,
+    /// Where to go.
+    pub to: Target,
+}
+
+/// Another question, or the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Index into [`Roles::nodes`].
+    Node(u32),
+    /// Index into [`Roles::programs`].
+    Role(u32),
+}
+
+/// A rule, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// `guard`, `policy` or `baseline`.
+    pub tier: String,
+    /// The block.
+    pub block: String,
+    /// `allow`, `deny` or `isolate`.
+    pub action: String,
+    /// File, relative to the package.
+    pub path: String,
+    /// Line from 1.
+    pub line: u32,
+    /// The statement as written, on one line.
+    pub text: String,
+    /// `@owner`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// `@ticket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+/// A source file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Path relative to the package; `std/…` for the standard library.
+    pub path: String,
+    /// SHA-256 of the text in hexadecimal.
+    pub sha256: String,
+}
+
+/// A digest for each tier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digests {
+    /// Of the guards.
+    pub guard: String,
+    /// Of the policies.
+    pub policy: String,
+    /// Of the baselines.
+    pub baseline: String,
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON of the expected form.
+    // The cause may quote the manifest, whose characters are not yet known to be plain.
+    #[error("the manifest does not decode: {}", .0.to_string().replace(is_hidden, "?"))]
+    Decode(#[from] serde_json::Error),
+    /// Another format.
+    #[error("manifest format {found}, this build reads format {wanted}")]
+    Format {
+        /// What it says.
+        found: u32,
+        /// [`version::FORMAT`].
+        wanted: u32,
+    },
+    /// Text that a terminal would obey or hide.
+    #[error("the manifest holds control or bidirectional characters")]
+    Hidden,
+    /// The inventory breaks its invariant.
+    #[error("workload `{name}` is inconsistent: {what}")]
+    Workload {
+        /// The workload.
+        name: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The role decision breaks its invariant.
+    #[error("the {direction} roles are inconsistent: {what}")]
+    Roles {
+        /// `inbound` or `outbound`.
+        direction: &'static str,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl Manifest {
+    /// The JSON text, ending in a newline.
+    pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads and verifies a manifest.
+    ///
+    /// # Errors
+    /// [`ManifestError`] if it does not decode, is of another format or inconsistent.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        // The format is read alone first, so that a later format is named rather than called malformed.
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(bytes)?;
+        if format != version::FORMAT {
+            return Err(ManifestError::Format { found: format, wanted: version::FORMAT });
+        }
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        if manifest.texts().any(|text| text.contains(is_hidden)) {
+            return Err(ManifestError::Hidden);
+        }
+        for (direction, roles) in [("outbound", &manifest.outbound), ("inbound", &manifest.inbound)]
+        {
+            let verified = roles.verify(manifest.labels.len());
+            verified.map_err(|what| ManifestError::Roles { direction, what })?;
+        }
+        manifest.verify_workloads()?;
+        Ok(manifest)
+    }
+}
+
+impl Manifest {
+    fn verify_workloads(&self) -> Result<(), ManifestError> {
+        let known: BTreeSet<&String> = self.labels.iter().map(|label| &label.name).collect();
+        let mut taken = BTreeSet::new();
+        for Workload { name, addresses, labels } in &self.workloads {
+            let what = if !labels.keys().all(|label| known.contains(label)) {
+                "a label that does not exist"
+            } else if !addresses.iter().all(|address| taken.insert(address)) {
+                "an address of two workloads"
+            } else {
+                continue;
+            };
+            return Err(ManifestError::Workload { name: name.clone(), what });
+        }
+        Ok(())
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &String> {
+        let rules = self.rules.iter().flat_map(|rule| {
+            let Rule { tier, block, action, path, line: _, text, owner, ticket } = rule;
+            [tier, block, action, path, text].into_iter().chain(owner).chain(ticket)
+        });
+        let labels = self.labels.iter().flat_map(|l| std::iter::once(&l.name).chain(&l.values));
+        let workloads = self.workloads.iter().flat_map(|workload| {
+            let Workload { name, addresses: _, labels } = workload;
+            std::iter::once(name).chain(labels.iter().flat_map(|(label, value)| [label, value]))
+        });
+        let Digests { guard, policy, baseline } = &self.digests;
+        [&self.edition, &self.compiler, &self.package, &self.kernel, guard, policy, baseline]
+            .into_iter()
+            .chain(labels)
+            .chain(workloads)
+            .chain(&self.outbound.programs)
+            .chain(&self.inbound.programs)
+            .chain(rules)
+            .chain(self.sources.iter().flat_map(|source| [&source.path, &source.sha256]))
+    }
+}
+
+/// Whether a terminal obeys a character, or shows others in another order for it: UTR 36, section 2.
+///
+/// The language refuses these in sources; so must whoever names files and packages.
+pub fn is_hidden(c: char) -> bool {
+    (c.is_control() && c != '\t')
+        || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Labels as the language writes them: `app:shop & role:db`, or `managed` without any.
+pub fn labels_text(labels: &BTreeMap<String, String>) -> String {
+    let words: Vec<_> = labels.iter().map(|(label, value)| format!("{label}:{value}")).collect();
+    if words.is_empty() { "managed".to_owned() } else { words.join(" & ") }
+}
+
+impl Roles {
+    /// The role of an endpoint; `labels` holds one value for each dimension of the manifest.
+    pub fn role(&self, is_self: bool, labels: &[u32]) -> Option<u32> {
+        let mut target = self.root;
+        // A verified node refers only to later ones, so this ends.
+        loop {
+            let node = match target {
+                Target::Role(role) => return Some(role),
+                Target::Node(index) => self.nodes.get(index as usize)?,
+            };
+            let answer = match node.field {
+                Field::IsSelf => u32::from(is_self),
+                Field::Label(index) => *labels.get(index as usize)?,
+            };
+            target = node.edges.iter().find(|edge| answer <= edge.last)?.to;
+        }
+    }
+
+    /// The program of an endpoint.
+    pub fn program(&self, is_self: bool, labels: &[u32]) -> Option<&str> {
+        let role = self.role(is_self, labels)?;
+        self.programs.get(role as usize).map(String::as_str)
+    }
+
+    fn verify(&self, n_labels: usize) -> Result<(), &'static str> {
+        let check = |target: Target, after: Option<usize>| match target {
+            Target::Role(role) if (role as usize) < self.programs.len() => Ok(()),
+            Target::Role(_) => Err("a role without a program"),
+            Target::Node(index) if (index as usize) >= self.nodes.len() => {
+                Err("a node that does not exist")
+            }
+            Target::Node(index) if after.is_some_and(|after| (index as usize) <= after) => {
+                Err("a node that refers backwards")
+            }
+            Target::Node(_) => Ok(()),
+        };
+        check(self.root, None)?;
+        for (index, node) in self.nodes.iter().enumerate() {
+            if let Field::Label(label) = node.field
+                && label as usize >= n_labels
+            {
+                return Err("a label that does not exist");
+            }
+            if !node.edges.is_sorted_by(|a, b| a.last < b.last) {
+                return Err("edges that do not ascend");
+            }
+            if node.edges.last().is_none_or(|edge| edge.last != u32::MAX) {
+                return Err("edges that do not cover every answer");
+            }
+            for edge in &node.edges {
+                check(edge.to, Some(index))?;
+            }
+        }
+        Ok(())
+    }
+}
