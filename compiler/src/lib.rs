@@ -1,0 +1,34 @@
+//! The Seg compiler: from a typed policy to a BPF object, and to native code.
+//!
+//! ```text
+//!  policy -> (normalize) rules -> (decide) diagram -> (restrict) roles -> (shape) trees
+//!                                     |                                              |
+//!                                  (prove) claims               (program) CLIF  <----+
+//!                                                                          |
+//!                                               (native) machine code  <---+---> (lower) BPF -> (link) object
+//! ```
+//!
+//! A noun module owns a representation, a verb module is one step. This crate knows neither concrete syntax,
+//! files nor the running kernel; what a kernel offers is a value.
+
+pub mod limits;
+pub mod ranges;
+pub mod rules;
+pub mod normalize;
+pub mod diagram;
+pub mod decide;
+pub mod restrict;
+pub mod tree;
+pub mod shape;
+pub mod trees;
+pub mod prove;
+pub mod ir;
+pub mod bpf;
+pub mod lower;
+pub mod btf;
+pub mod link;
+pub mod program;
+pub mod native;
+pub mod frame;
+pub mod simulate;
+pub mod pipeline;
