@@ -1,0 +1,108 @@
+//! Endpoints and manifest to numbered records: labels interned, programs chosen.
+//!
+//! Preserves every endpoint and its order. Labels are checked against the manifest's dimensions; the language is not needed.
+
+use crate::endpoints::{Endpoint, Place};
+use crate::refusal::{Position, Problem, Refusal, nearest};
+use seg_artifact::manifest::{Label, Manifest};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// An endpoint in the policy's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// From 1, in the order of the file.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// Where the name stands.
+    pub at: Position,
+    /// Whether it is the machine itself.
+    pub is_self: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// One value for each dimension of the manifest, 0 if unset.
+    pub labels: Vec<u32>,
+    /// Where its packets pass.
+    pub place: Place,
+    /// Program for what it sends.
+    pub outbound: String,
+    /// Program for what it receives.
+    pub inbound: String,
+}
+
+/// Numbers endpoints and their labels.
+///
+/// In an open dimension, values no rule mentions are numbered above the listed ones in sorted order, the same for every endpoint.
+///
+/// # Errors
+/// Every label or value the manifest does not know, in the order of the text.
+pub fn number(endpoints: &[Endpoint], manifest: &Manifest) -> Result<Vec<Record>, Vec<Refusal>> {
+    let others: Vec<BTreeSet<&str>> =
+        manifest.labels.iter().map(|label| other_values(label, endpoints)).collect();
+    let (mut records, mut refusals) = (Vec::new(), Vec::new());
+    for (number, endpoint) in (1..).zip(endpoints) {
+        let mut labels = vec![0; manifest.labels.len()];
+        for (key, value) in &endpoint.labels {
+            let found = manifest.labels.iter().zip(&others).zip(&mut labels);
+            let Some(((label, others), place)) =
+                found.into_iter().find(|((label, _), _)| label.name == key.value)
+            else {
+                let known = manifest.labels.iter().map(|label| label.name.as_str());
+                let near = nearest(&key.value, known);
+                let problem = Problem::Label { label: key.value.clone(), near };
+                refusals.push(Refusal { at: key.at, problem });
+                continue;
+            };
+            match intern(label, others, &value.value) {
+                Some(number) => *place = number,
+                None => {
+                    let problem = Problem::Value {
+                        label: label.name.clone(),
+                        value: value.value.clone(),
+                        values: label.values.clone(),
+                        near: nearest(&value.value, label.values.iter().map(String::as_str)),
+                    };
+                    refusals.push(Refusal { at: value.at, problem });
+                }
+            }
+        }
+        let program = |roles: &seg_artifact::manifest::Roles| {
+            roles.program(endpoint.is_self, &labels).map(str::to_owned)
+        };
+        let name = endpoint.name.value.clone();
+        let at = endpoint.name.at;
+        match (program(&manifest.outbound), program(&manifest.inbound)) {
+            (Some(outbound), Some(inbound)) => records.push(Record {
+                number,
+                name,
+                at,
+                is_self: endpoint.is_self,
+                addresses: endpoint.addresses.iter().map(|address| address.value).collect(),
+                labels,
+                place: endpoint.place.clone(),
+                outbound,
+                inbound,
+            }),
+            _ => refusals.push(Refusal { at, problem: Problem::NoProgram(name) }),
+        }
+    }
+    refusals.sort_by_key(|refusal| refusal.at);
+    if refusals.is_empty() { Ok(records) } else { Err(refusals) }
+}
+
+/// Values of an open dimension that the manifest does not list.
+fn other_values<'e>(label: &Label, endpoints: &'e [Endpoint]) -> BTreeSet<&'e str> {
+    let set = endpoints.iter().flat_map(|e| &e.labels);
+    set.filter(|(key, value)| {
+        !label.closed && key.value == label.name && !label.values.contains(&value.value)
+    })
+    .map(|(_, value)| value.value.as_str())
+    .collect()
+}
+
+fn intern(label: &Label, others: &BTreeSet<&str>, value: &str) -> Option<u32> {
+    let listed = label.values.iter().position(|listed| listed == value);
+    let other = || Some(label.values.len() + others.iter().position(|other| *other == value)?);
+    u32::try_from(listed.or_else(other)? + 1).ok()
+}
