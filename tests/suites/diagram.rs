@@ -1,0 +1,311 @@
+//! The diagram and the trees decide as the evaluator does, verdict and deciding rule; claims are proved exactly.
+//!
+//! `tests/data/diagram` holds policies with their diagrams, roles and trees, `tests/data/prove` ones with their claims' outcomes.
+
+use libtest_mimic::{Failed, Trial};
+use seg_compiler::decide::{answer, decide, decision};
+use seg_compiler::diagram::{Field, Manager, Ref};
+use seg_compiler::limits::LimitError;
+use seg_compiler::normalize::{normalize, rule_labels};
+use seg_compiler::prove::{Counterexample, Outcome, prove};
+use seg_compiler::tree::{self, Family, Kind, Tree};
+use seg_compiler::trees::{self, Trees, Way};
+use seg_lang::analyze::analyze;
+use seg_lang::ast::{Direction, Expect};
+use seg_lang::eval::{self, Decision, Flow, Verdict};
+use seg_lang::policy::text;
+use seg_lang::policy::{BlockId, Claim, Endpoints, LabelId, Match, Policy, WorkloadId};
+use seg_lang::render::brief;
+use seg_lang::source::Sources;
+use seg_tests::generate;
+use seg_tests::harness::{self, Case};
+use seg_tests::random::Random;
+use seg_tests::{flows, package};
+use std::process::ExitCode;
+
+/// Flows are judged `POLICIES * FLOWS` times at each end.
+const POLICIES: u64 = 120;
+const FLOWS: usize = 200;
+
+fn main() -> ExitCode {
+    let mut trials = harness::cases("diagram", "seg", shapes);
+    trials.extend(harness::cases("prove", "seg", proofs));
+    trials.extend([
+        Trial::test("diagram_and_trees_decide_as_the_evaluator", agree),
+        Trial::test("claims_hold_of_every_flow_or_show_one_they_do_not_hold_of", claims),
+        Trial::test("compiling_twice_gives_equal_trees", deterministic),
+        Trial::test("a_diagram_beyond_its_budget_names_the_rules_that_cost_most", budget),
+    ]);
+    harness::main(trials).exit_code()
+}
+
+/// Diagram, roles and trees of each direction.
+fn shapes(case: &Case) -> Result<String, String> {
+    let (policy, _) = analyzed(case)?;
+    let trees = trees::compile(&policy).map_err(|error| error.to_string())?;
+    let labels = &trees.rules.labels;
+    let mut text = String::new();
+    for (name, way) in [("outbound", &trees.outbound), ("inbound", &trees.inbound)] {
+        text += &format!("{name}\n{}", trees.diagrams.text(way.diagram, labels));
+        text += &format!("roles from {:?}\n", way.roles.root);
+        for (index, node) in way.roles.nodes.iter().enumerate() {
+            let edges = node.edges.iter().map(|edge| format!(" ..{} -> {:?}", edge.last, edge.to));
+            text += &format!("  {index} {:?}{}\n", node.field, edges.collect::<String>());
+        }
+        for (program, tree) in way.roles.programs.iter().zip(&way.trees) {
+            text += &format!(
+                "{program}: {} comparisons\n{}",
+                tree.n_comparisons(),
+                tree.text(&labels.0)
+            );
+        }
+    }
+    Ok(text)
+}
+
+/// Every claim as written, and its outcome.
+fn proofs(case: &Case) -> Result<String, String> {
+    let (policy, sources) = analyzed(case)?;
+    let proofs = prove(&policy).map_err(|error| error.to_string())?;
+    let mut lines = String::new();
+    for (test, proofs) in policy.tests.iter().zip(&proofs) {
+        for (claim, proof) in test.claims.iter().zip(proofs) {
+            let source = sources.get(claim.span.file).ok_or("a claim without a source")?;
+            let written = &source.text[claim.span.range()];
+            let outcome = match &proof.outcome {
+                Outcome::Holds => "holds".to_owned(),
+                Outcome::Vacuous => "vacuous".to_owned(),
+                Outcome::Fails(counterexample) => {
+                    let Counterexample { flow, decision } = &**counterexample;
+                    if says(&policy, claim.by, flow) != *decision {
+                        return Err(format!("the evaluator does not say {decision:?} of {flow:?}"));
+                    }
+                    let verdict = match decision.verdict {
+                        Verdict::Allow => "allow",
+                        Verdict::Deny => "deny",
+                    };
+                    let by = flows::decided_by(&policy, &sources, *decision);
+                    format!("fails\n    {} = {verdict} {by}", flow_text(&policy, flow))
+                }
+            };
+            lines += &format!("{written}: {outcome}\n");
+        }
+    }
+    Ok(lines)
+}
+
+/// In the notation of `.flows` files.
+fn flow_text(policy: &Policy, flow: &Flow) -> String {
+    let end = |end: &eval::Endpoint| {
+        let Some(labels) = &end.labels else { return end.address.to_string() };
+        let own = end.is_self.then(|| "self".to_owned());
+        let labels = labels.iter().map(|(id, v)| format!("{}:{v}", text::label(policy, *id)));
+        let words: Vec<_> = own.into_iter().chain(labels).collect();
+        format!("{}{{{}}}", end.address, words.join(" "))
+    };
+    let service = text::service(flow.protocol, flow.port);
+    format!("{} -> {} {service}", end(&flow.source), end(&flow.destination))
+}
+
+fn analyzed(case: &Case) -> Result<(Policy, Sources), String> {
+    let analysis = analyze(package::sources(&case.name, &case.text));
+    let Some(policy) = analysis.policy else {
+        return Err(brief(&analysis.diagnostics, &analysis.sources));
+    };
+    Ok((policy, analysis.sources))
+}
+
+fn budget() -> Result<(), Failed> {
+    let policy = generate::policy(1);
+    let rules = normalize(&policy, rule_labels(&policy));
+    let mut diagrams = Manager::new(&rules.labels, 60);
+    match decide(&mut diagrams, &rules, Direction::Outbound) {
+        Err(LimitError::Nodes { limit: 60, rules }) if !rules.is_empty() => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn agree() -> Result<(), Failed> {
+    let (mut judged, mut by_rule, mut allowed, mut from_programs) = (0_usize, 0, 0, 0);
+    for seed in 0..POLICIES {
+        let policy = generate::policy(seed);
+        let trees = trees::compile(&policy)?;
+        for flow in generate::flows(&policy, &mut Random::new(seed), FLOWS) {
+            let wanted = eval::decide(&policy, &flow);
+            judged += 1;
+            by_rule += usize::from(wanted.rule.is_some());
+            allowed += usize::from(wanted.verdict == Verdict::Allow);
+            for direction in [Direction::Outbound, Direction::Inbound] {
+                let found = diagram_says(&trees, &flow, direction);
+                let place =
+                    || format!("seed {seed} {direction:?} {flow:?}\n{}", trees.rules.text());
+                if found != wanted {
+                    return Err(format!("diagram {found:?}, wanted {wanted:?}: {}", place()).into());
+                }
+                let Some(leaf) = tree_says(&trees, &flow, direction) else { continue };
+                from_programs += 1;
+                let allow = wanted.verdict == Verdict::Allow;
+                let rule = wanted.rule.map(|rule| rule.0);
+                if (leaf.allow, leaf.rule()) != (allow, rule) {
+                    return Err(format!("tree {leaf:?}, wanted {wanted:?}: {}", place()).into());
+                }
+            }
+        }
+    }
+    println!("{judged} flows, {by_rule} by a rule, {allowed} allowed, {from_programs} at trees");
+    // The test has power only if flows meet rules.
+    if judged < 20_000 || by_rule * 10 < judged * 5 || allowed * 10 < judged {
+        return Err("the generated flows meet too few rules".into());
+    }
+    Ok(())
+}
+
+fn claims() -> Result<(), Failed> {
+    let (mut holds, mut vacuous, mut fails, mut witnesses, mut checked) = (0, 0, 0, 0, 0);
+    for seed in 0..POLICIES {
+        let policy = generate::policy(seed);
+        let flows = generate::flows(&policy, &mut Random::new(seed), 2 * FLOWS);
+        let (trees, proofs) = (trees::compile(&policy)?, prove(&policy)?);
+        for (test, proofs) in policy.tests.iter().zip(&proofs) {
+            for (claim, proof) in test.claims.iter().zip(proofs) {
+                let place = || format!("seed {seed} {claim:#?}\n{:#?}", proof.outcome);
+                for flow in &proof.witnesses {
+                    let one_end = Direction::Outbound;
+                    if diagram_says(&trees, flow, one_end) != eval::decide(&policy, flow) {
+                        return Err(format!("witness {flow:?}: {}", place()).into());
+                    }
+                }
+                witnesses += proof.witnesses.len();
+                match &proof.outcome {
+                    Outcome::Holds => holds += 1,
+                    Outcome::Vacuous => vacuous += 1,
+                    Outcome::Fails(counterexample) => {
+                        let Counterexample { flow, decision } = &**counterexample;
+                        fails += 1;
+                        let agreed = says(&policy, claim.by, flow) == *decision
+                            && refuted(&policy, claim, flow);
+                        if !agreed {
+                            return Err(format!("no counterexample: {}", place()).into());
+                        }
+                        continue;
+                    }
+                }
+                if let Some(flow) = flows.iter().find(|flow| refutes_any(&policy, claim, flow)) {
+                    return Err(format!("refuted by {flow:?}: {}", place()).into());
+                }
+                checked += flows.len();
+            }
+        }
+    }
+    println!(
+        "{holds} hold, {vacuous} vacuous, {fails} fail; {checked} attempts to refute, {witnesses} witnesses"
+    );
+    if holds.min(fails) < 80 || vacuous < 10 {
+        return Err("the generated claims exercise too little".into());
+    }
+    Ok(())
+}
+
+/// What the policy, or one block, says of a flow.
+fn says(policy: &Policy, by: Option<BlockId>, flow: &Flow) -> Decision {
+    let Some(block) = by else { return eval::decide(policy, flow) };
+    match eval::block_verdict(policy, block, flow) {
+        Some((verdict, rule)) => {
+            let tier = policy.blocks[block.0 as usize].tier;
+            Decision { verdict, tier: Some(tier), rule: Some(rule) }
+        }
+        None => Decision { verdict: Verdict::Deny, tier: None, rule: None },
+    }
+}
+
+/// Whether the flow is one that the claim is about, with another verdict than the claim expects.
+fn refuted(policy: &Policy, claim: &Claim, flow: &Flow) -> bool {
+    let decision = says(policy, claim.by, flow);
+    let is =
+        |verdict| decision.verdict == verdict && (claim.by.is_none() || decision.rule.is_some());
+    let matches = eval::flow_matches(policy, &claim.flow, flow);
+    match claim.expect {
+        Expect::Allow => matches && !is(Verdict::Allow),
+        Expect::Deny => matches && !is(Verdict::Deny),
+        Expect::Only => {
+            let Match { from, to, both_ways, on } = &claim.flow;
+            let enters = |from, to| {
+                !eval::contains(policy, from, &flow.source)
+                    && eval::contains(policy, to, &flow.destination)
+                    && eval::services_contain(on, flow.protocol, flow.port)
+            };
+            let intrudes = enters(from, to) || *both_ways && enters(to, from);
+            intrudes && !is(Verdict::Deny)
+        }
+    }
+}
+
+/// As [`refuted`], but `allow` speaks only of flows between workloads of the inventory that are not the machine itself.
+fn refutes_any(policy: &Policy, claim: &Claim, flow: &Flow) -> bool {
+    let listed = |end: &eval::Endpoint| {
+        let mut ids = (0..policy.workloads.len() as u32).map(WorkloadId);
+        !end.is_self && ids.any(|id| eval::contains(policy, &Endpoints::Workload(id), end))
+    };
+    let both = listed(&flow.source) && listed(&flow.destination);
+    // No packet leaves a machine for itself.
+    let loops = flow.source.address == flow.destination.address;
+    let spoken_of = match claim.expect {
+        Expect::Deny | Expect::Only => true,
+        Expect::Allow => both,
+    };
+    spoken_of && !loops && refuted(policy, claim, flow)
+}
+
+fn deterministic() -> Result<(), Failed> {
+    for seed in 0..10 {
+        let policy = generate::policy(seed);
+        let (one, two) = (trees::compile(&policy)?, trees::compile(&policy)?);
+        let ways = [(&one.outbound, &two.outbound), (&one.inbound, &two.inbound)];
+        if ways.iter().any(|(a, b)| a.roles != b.roles || a.trees != b.trees) {
+            return Err(format!("seed {seed} gives two results").into());
+        }
+    }
+    Ok(())
+}
+
+fn diagram_says(trees: &Trees, flow: &Flow, direction: Direction) -> Decision {
+    let root: Ref = way(trees, direction).diagram;
+    let labels = &trees.rules.labels;
+    decision(trees.diagrams.eval(root, &|field| answer(labels, flow, direction, field)))
+}
+
+fn way(trees: &Trees, direction: Direction) -> &Way {
+    match direction {
+        Direction::Outbound => &trees.outbound,
+        Direction::Inbound => &trees.inbound,
+    }
+}
+
+/// What the program of the local end says, if there is one: roles as `segd` binds them, then the tree.
+fn tree_says(trees: &Trees, flow: &Flow, direction: Direction) -> Option<tree::Leaf> {
+    let ask = |field| answer(&trees.rules.labels, flow, direction, field);
+    if ask(Field::LocalManaged) == 0 {
+        return None;
+    }
+    let narrow = |field| u32::try_from(ask(field)).expect("a label value");
+    let own: Vec<_> = trees.rules.labels.ids().map(|id| narrow(Field::LocalLabel(id))).collect();
+    let way = way(trees, direction);
+    let role = way.roles.role(ask(Field::LocalSelf) == 1, &own)?;
+    let tree: &Tree = &way.trees[role as usize];
+    let family = if flow.source.address.is_ipv4() { Family::V4 } else { Family::V6 };
+    let kind = Kind { managed: ask(Field::PeerManaged) == 1, family };
+    let label = LabelId;
+    Some(tree.eval(kind, &|field| match field {
+        tree::Field::PeerSelf => ask(Field::PeerSelf) as u64,
+        tree::Field::PeerLabel(id) => ask(Field::PeerLabel(label(id))) as u64,
+        tree::Field::Same(id) => ask(Field::Same(label(id))) as u64,
+        tree::Field::PeerAddress4 => u64::from(ask(Field::PeerAddress) as u32),
+        tree::Field::LocalAddress4 => u64::from(ask(Field::LocalAddress) as u32),
+        tree::Field::PeerAddress6High => (ask(Field::PeerAddress) >> 64) as u64,
+        tree::Field::PeerAddress6Low => ask(Field::PeerAddress) as u64,
+        tree::Field::LocalAddress6High => (ask(Field::LocalAddress) >> 64) as u64,
+        tree::Field::LocalAddress6Low => ask(Field::LocalAddress) as u64,
+        tree::Field::Protocol => ask(Field::Protocol) as u64,
+        tree::Field::Port => ask(Field::Port) as u64,
+    }))
+}

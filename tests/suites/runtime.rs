@@ -1,0 +1,519 @@
+//! segd: what it refuses, what it binds, how it answers and how it leaves.
+
+use libtest_mimic::{Failed, Trial};
+use seg_artifact::manifest::Workload;
+use seg_artifact::maps::{ENDPOINTS_MAX, RULE_COUNTERS};
+use seg_runtime::kernel::{Link, Namespace};
+use seg_runtime::plan::{Action, Plan, Seen};
+use seg_runtime::refusal::Refusal;
+use seg_runtime::{endpoints, inventory, plan, workloads};
+use seg_tests::daemon::{self, Daemon};
+use seg_tests::handmade;
+use seg_tests::harness::{self, Case};
+use seg_tests::net::{self, Net};
+use seg_tests::probe::{self, Outcome, Probe, Service};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut trials = harness::cases("endpoints", "toml", endpoints_case);
+    trials.extend([
+        Trial::test("more_addresses_than_the_map_holds_are_refused", more_addresses_than_fit),
+        Trial::test("missing_workloads_are_told", missing_workloads_are_told),
+        Trial::test("old_kernels_are_refused_by_name", old_kernels_are_refused_by_name),
+        Trial::test("wrong_use_exits_2", wrong_use_exits_2),
+        Trial::test("a_refusal_exits_1", a_refusal_exits_1),
+        Trial::test("a_damaged_object_is_refused", a_damaged_object_is_refused),
+        harness::kernel("a_policy_decides_and_counts", a_policy_decides_and_counts),
+        harness::kernel("a_refusal_attaches_nothing", a_refusal_attaches_nothing),
+        harness::kernel("the_verifier_is_quoted", the_verifier_is_quoted),
+        harness::kernel("a_namespace_needs_one_way_in", a_namespace_needs_one_way_in),
+        harness::kernel("the_machine_itself_is_bound_the_other_way", the_machine_itself),
+        harness::kernel("rubbish_does_not_stop_the_daemon", rubbish_does_not_stop_the_daemon),
+        harness::kernel("an_interface_that_went_away_is_said_to_be_gone", an_interface_went_away),
+        harness::kernel("a_terminal_that_goes_away_ends_nothing", a_terminal_goes_away),
+        harness::kernel("one_daemon_for_each_run_dir", one_daemon_for_each_run_dir),
+    ]);
+    harness::main(trials).exit_code()
+}
+
+/// What stands in for the kernel in the cases of `tests/data/endpoints`.
+fn seen() -> Seen {
+    let link = |index, name: &str, link_type, leads_to| Link {
+        index,
+        name: name.to_owned(),
+        link_type,
+        leads_to,
+    };
+    let namespaces = [
+        ("shop", Namespace::Known(3)),
+        ("twofold", Namespace::Known(4)),
+        ("lonely", Namespace::Unrelated),
+    ];
+    Seen {
+        links: vec![
+            link(1, "lo", 772, None),
+            link(2, "eth0", 1, None),
+            link(7, "veth7", 1, Some(3)),
+            link(8, "veth8", 1, Some(4)),
+            link(9, "veth9", 1, Some(4)),
+        ],
+        namespaces: namespaces.map(|(name, id)| (name.to_owned(), id)).into(),
+    }
+}
+
+/// The plan of a file, or its refusals. `#~ text` on a line demands a refusal there with that text.
+fn endpoints_case(case: &Case) -> Result<String, String> {
+    let planned = read_and_plan(&case.text);
+    let wanted: Vec<(usize, &str)> = (1..)
+        .zip(case.text.lines())
+        .filter_map(|(line, text)| Some((line, text.split_once("#~")?.1.trim())))
+        .collect();
+    let refusals = match planned {
+        Ok(plan) if wanted.is_empty() => return Ok(show(&plan)),
+        Ok(_) => return Err("nothing is refused".to_owned()),
+        Err(refusals) => refusals,
+    };
+    let found: Vec<(usize, String)> =
+        refusals.iter().map(|r| (r.at.line as usize, r.problem.to_string())).collect();
+    let as_wanted = found.len() == wanted.len()
+        && found.iter().zip(&wanted).all(|(f, w)| f.0 == w.0 && f.1.contains(w.1));
+    if !as_wanted {
+        return Err(format!("wanted {wanted:?}, found {found:?}"));
+    }
+    Ok(refusals.iter().map(|refusal| format!("{refusal}\n")).collect())
+}
+
+fn read_and_plan(text: &str) -> Result<Plan, Vec<Refusal>> {
+    let endpoints = endpoints::read(text)?;
+    let manifest = handmade::manifest();
+    let records = inventory::number(&endpoints, &manifest)?;
+    plan::plan(&records, &seen())
+}
+
+fn show(plan: &Plan) -> String {
+    let mut out = String::new();
+    for action in &plan.actions {
+        let _ = match action {
+            Action::Fill { key, value, .. } => {
+                writeln!(out, "{action}: {} = {}", words(key), words(value))
+            }
+            Action::Open | Action::Load { .. } | Action::Attach { .. } => writeln!(out, "{action}"),
+        };
+    }
+    out
+}
+
+/// Bytes in groups of four.
+fn words(bytes: &[u8]) -> String {
+    let word = |word: &[u8]| word.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    bytes.chunks(4).map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn more_addresses_than_fit() -> Result<(), Failed> {
+    let text = |n: u32| {
+        let address = |i| format!("\"{}\",", std::net::Ipv4Addr::from(0x0a00_0000 + i));
+        let list: String = (0..n).map(address).collect();
+        format!("[[endpoint]]\nname = \"a\"\ninterface = \"eth0\"\naddresses = [{list}]\n")
+    };
+    assert!(read_and_plan(&text(ENDPOINTS_MAX)).is_ok());
+    let refusals = read_and_plan(&text(ENDPOINTS_MAX + 1)).expect_err("one too many");
+    let refusals: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+    assert_eq!(refusals, ["1:1: 65537 addresses; a node knows at most 65536"]);
+    Ok(())
+}
+
+fn told_as(inventory: &[Workload], labels: &str) -> String {
+    let text = format!(
+        "[[endpoint]]\nname = \"a\"\ninterface = \"eth0\"\naddresses = [\"10.9.0.4\", \"fd09::4\"]\nlabels = {{ {labels} }}\n"
+    );
+    let endpoints = endpoints::read(&text).expect("endpoints");
+    workloads::warnings(&workloads::differences(&endpoints, inventory), Path::new("e.toml"))
+}
+
+/// Of each address, whichever endpoint has the others; beyond a screenful only how many.
+fn missing_workloads_are_told() -> Result<(), Failed> {
+    let mut inventory = handmade::manifest().workloads;
+    let told = |inventory: &[Workload], addresses: &str| {
+        let text = format!(
+            "[[endpoint]]\nname = \"a\"\ninterface = \"eth0\"\naddresses = [{addresses}]\nlabels = {{ app = \"web\", env = \"dev\" }}\n"
+        );
+        let endpoints = endpoints::read(&text).expect("endpoints");
+        workloads::warnings(&workloads::differences(&endpoints, inventory), Path::new("e.toml"))
+    };
+    let line = |address: &str| {
+        format!(
+            "warning: e.toml: workload `back-dev` ({address}) of the policy is no endpoint; it is unmanaged here\n"
+        )
+    };
+    assert_eq!(told(&inventory, r#""10.9.0.4", "fd09::4", "10.0.0.1""#), "");
+    let other = told_as(&inventory, "app = \"shop\"");
+    let wanted = "warning: e.toml: endpoint `a` is app:shop, the policy declares workload `back-dev` (10.9.0.4) as app:web & env:dev; its claims were proved of that\n";
+    assert_eq!(other, wanted);
+    assert_eq!(told(&inventory, r#""::ffff:10.9.0.4""#), line("fd09::4"));
+    assert_eq!(told(&inventory, r#""10.0.0.1""#), line("10.9.0.4") + &line("fd09::4"));
+    for n in 0..19 {
+        let (name, labels) = (format!("more-{n}"), Default::default());
+        inventory.push(Workload { name, addresses: vec![[10, 8, 0, n].into()], labels });
+    }
+    let text = told(&inventory, r#""10.0.0.1""#);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines.last()), (21, Some(&"warning: and 1 more")));
+    Ok(())
+}
+
+fn old_kernels_are_refused_by_name() -> Result<(), Failed> {
+    let check = |release: &str, tcx, wanted: &str, refusal: Option<&str>| {
+        let features = seg_runtime::kernel::Features { release: release.to_owned(), tcx };
+        let found = plan::supported(&features, wanted).err().map(|error| error.to_string());
+        let holds = match (&found, refusal) {
+            (Some(found), Some(refusal)) => found.contains(refusal),
+            (found, refusal) => found.is_none() && refusal.is_none(),
+        };
+        assert!(holds, "{release} for {wanted}: {found:?}");
+    };
+    check("6.6.0", true, "6.6", None);
+    check("6.18.44-fc-v657", true, "6.6", None);
+    check("7.0.0-rc1", true, "6.18", None);
+    check("6.1.192", true, "6.6", Some("needs Linux 6.6; this is 6.1.192"));
+    check("5.10.0-46-amd64", false, "6.6", Some("needs Linux 6.6"));
+    check("unknown", true, "6.6", Some("needs Linux 6.6"));
+    check("6.6.0", false, "6.6", Some("tcx"));
+    Ok(())
+}
+
+fn wrong_use_exits_2() -> Result<(), Failed> {
+    for arguments in [vec![], vec!["run"], vec!["status", "--format", "xml"], vec!["stop"]] {
+        let output = daemon::segd(None, &arguments)?.output()?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    assert_eq!(daemon::segd(None, ["--help"])?.output()?.status.code(), Some(0));
+    Ok(())
+}
+
+fn a_refusal_exits_1() -> Result<(), Failed> {
+    let files = Files::new("")?;
+    let missing = files.path("missing");
+    let output =
+        daemon::segd(None, ["status".as_ref(), "--run-dir".as_ref(), missing.as_os_str()])?
+            .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("no segd answers"), "{stderr}");
+    Ok(())
+}
+
+/// One byte anywhere makes it another object; a prefix is none.
+fn a_damaged_object_is_refused() -> Result<(), Failed> {
+    let object = handmade::object();
+    seg_artifact::object::open(&object)?;
+    for at in (0..object.len()).step_by(7) {
+        let mut damaged = object.clone();
+        if let Some(byte) = damaged.get_mut(at) {
+            *byte ^= 1 << (at % 8);
+        }
+        assert!(seg_artifact::object::open(&damaged).is_err(), "byte {at} flipped");
+        assert!(seg_artifact::object::open(&object[..at]).is_err(), "cut at {at}");
+    }
+    Ok(())
+}
+
+/// A policy object, an endpoints file and a run directory of one test.
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new(endpoints: &str) -> std::io::Result<Self> {
+        let files = Self { folder: tempfile::tempdir()? };
+        std::fs::write(files.path("policy.bpf.o"), handmade::object())?;
+        std::fs::write(files.path("endpoints.toml"), endpoints)?;
+        Ok(files)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&self, namespace: &str) -> Result<Daemon, String> {
+        let (policy, endpoints) = (self.path("policy.bpf.o"), self.path("endpoints.toml"));
+        Daemon::start(Some(namespace), &policy, &endpoints, &self.path("run"))
+    }
+}
+
+fn addresses(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|a| a.parse().expect("an address")).collect()
+}
+
+/// A node with `dev`, `prod` and `outside` attached, the first two in the endpoints file.
+fn bound() -> Result<(Net, Files), Failed> {
+    let mut net = Net::new()?;
+    let dev = net.attach("dev", &addresses(&["10.20.0.1", "fd20::1"]))?.name.clone();
+    let prod = net.attach("prod", &addresses(&["10.20.0.2", "fd20::2"]))?.node_interface.clone();
+    net.attach("outside", &addresses(&["10.20.0.3", "fd20::3"]))?;
+    let endpoints = format!(
+        r#"
+[[endpoint]]
+name = "dev-1"
+labels = {{ app = "shop", env = "dev" }}
+addresses = ["10.20.0.1", "fd20::1"]
+netns = "{dev}"
+
+[[endpoint]]
+name = "prod-1"
+labels = {{ app = "unheard-of", env = "prod" }}
+addresses = ["10.20.0.2", "fd20::2"]
+interface = "{prod}"
+
+[[endpoint]]
+name = "peer-1"
+addresses = ["192.0.2.1"]
+"#
+    );
+    Ok((net, Files::new(&endpoints)?))
+}
+
+fn outcomes(net: &Net, client: &str, to: &str) -> Result<Vec<Outcome>, Failed> {
+    let server = net.get("outside").ok_or("no outside")?;
+    let client = net.get(client).ok_or("no client")?;
+    let to = to.parse::<IpAddr>()?;
+    let services = [Service::Tcp(80), Service::Udp(53), Service::Echo];
+    let probes = services.map(|service| Probe {
+        client: client.name.clone(),
+        from: None,
+        server: server.name.clone(),
+        to,
+        service,
+    });
+    Ok(probe::run(&probes)?)
+}
+
+fn a_policy_decides_and_counts() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let all = |outcome: Outcome| vec![outcome; 3];
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, all(Outcome::Allowed));
+    let daemon = files.start(&net.node().name)?;
+    let (dev, prod) = (net.get("dev").ok_or("dev")?, net.get("prod").ok_or("prod")?);
+    let lines: Vec<&str> = daemon.started.lines().collect();
+    assert_eq!(
+        lines.get(..2),
+        Some(
+            [
+                &*format!(
+                    "bound dev-1: {} (netns {}), outbound out_pass at ingress, inbound in_pass at egress, 10.20.0.1 fd20::1",
+                    dev.node_interface, dev.name
+                ),
+                &*format!(
+                    "bound prod-1: {}, outbound out_drop at ingress, inbound in_pass at egress, 10.20.0.2 fd20::2",
+                    prod.node_interface
+                ),
+            ]
+            .as_slice()
+        )
+    );
+    assert!(
+        daemon.started.contains("ready: 2 endpoints bound, 5 addresses known, package handmade")
+    );
+
+    let before = daemon.status()?;
+    for to in ["10.20.0.3", "fd20::3"] {
+        assert_eq!(outcomes(&net, "dev", to)?, all(Outcome::Allowed), "dev to {to}");
+        assert_eq!(outcomes(&net, "prod", to)?, all(Outcome::Dropped), "prod to {to}");
+    }
+    let after = daemon.status()?;
+    for (rule, (before, after)) in before.rules.iter().zip(&after.rules).enumerate() {
+        assert!(after.packets >= before.packets + 3, "rule {rule}: {before:?} {after:?}");
+        assert!(after.bytes - before.bytes >= 14 * (after.packets - before.packets));
+    }
+    assert_eq!(after.rules.len(), 2);
+    assert_eq!(after.reasons.len(), seg_artifact::maps::Reason::ALL.len());
+    assert!(RULE_COUNTERS as usize >= after.reasons.len());
+
+    let run_dir = files.path("run");
+    let text = shown(&run_dir, "text")?;
+    assert!(text.contains("policy web  web.seg:3  deny env:prod -> any"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&shown(&run_dir, "json")?)?;
+    assert_eq!((&json["version"], &json["rules"][1]["line"]), (&1.into(), &3.into()));
+
+    let (code, rest) = daemon.stop(libc::SIGTERM)?;
+    assert_eq!(code, Some(0));
+    assert!(rest.contains("detached prod-1: veth2\nstopped by SIGTERM"), "{rest}");
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, all(Outcome::Allowed));
+    assert!(!run_dir.join("segd.sock").exists());
+    Ok(())
+}
+
+fn shown(run_dir: &Path, format: &str) -> Result<String, Failed> {
+    let arguments = [
+        "status".as_ref(),
+        "--run-dir".as_ref(),
+        run_dir.as_os_str(),
+        "--format".as_ref(),
+        format.as_ref(),
+    ];
+    let output = daemon::segd(None, arguments)?.output()?;
+    assert!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn a_refusal_attaches_nothing() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let path = files.path("endpoints.toml");
+    let mut text = std::fs::read_to_string(&path)?;
+    text.push_str("interface = \"veth9\"\n");
+    std::fs::write(&path, text)?;
+    let error = files.start(&net.node().name).expect_err("refused");
+    assert!(error.contains("endpoints.toml:17:13: no interface `veth9`; did you mean"), "{error}");
+    let warning = "workload `back-dev` (10.9.0.4) of the policy is no endpoint; it is unmanaged";
+    assert!(error.starts_with("warning: ") && error.contains(warning), "{error}");
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, vec![Outcome::Allowed; 3]);
+    Ok(())
+}
+
+fn a_namespace_needs_one_way_in() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let node = net.node();
+    let (dev, outside) = (net.get("dev").ok_or("no dev")?, net.get("outside").ok_or("no outside")?);
+    let inside = std::fs::File::open(net::path(&dev.name))?;
+    net::in_ns(&node.name, || net::add_veth("second", "eth1", &inside))??;
+    let error = files.start(&node.name).expect_err("two ways in");
+    assert!(error.contains("`second`") && error.contains(&dev.node_interface), "{error}");
+    assert!(error.contains(&format!("lead into `{}`; give one", dev.name)), "{error}");
+
+    // Seen from `outside`, the node is one hop away and `dev` is not.
+    for (netns, wanted) in [
+        (dev.name.as_str(), "no veth of this namespace leads into"),
+        ("seg-none", "no network namespace `seg-none` in /run/netns"),
+    ] {
+        let endpoints = format!(
+            "[[endpoint]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]\nnetns = \"{netns}\"\n"
+        );
+        std::fs::write(files.path("endpoints.toml"), endpoints)?;
+        let error = files.start(&outside.name).expect_err("no way in");
+        assert!(error.contains(wanted), "{error}");
+    }
+    Ok(())
+}
+
+fn the_verifier_is_quoted() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    std::fs::write(files.path("policy.bpf.o"), handmade::refused_object())?;
+    let error = files.start(&net.node().name).expect_err("refused");
+    for part in ["load program `in_pass`", "R5 !read_ok", "nothing stays attached"] {
+        assert!(error.contains(part), "no `{part}` in: {error}");
+    }
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, vec![Outcome::Allowed; 3]);
+    Ok(())
+}
+
+/// segd inside the machine `prod`: what the machine sends leaves by egress.
+fn the_machine_itself() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let endpoints = "[[endpoint]]\nname = \"host\"\nself = true\nlabels = { env = \"prod\" }\naddresses = [\"10.20.0.2\", \"fd20::2\"]\ninterface = \"eth0\"\n";
+    std::fs::write(files.path("endpoints.toml"), endpoints)?;
+    let daemon = files.start(&net.get("prod").ok_or("no prod")?.name)?;
+    let line = "bound host: eth0 (self), outbound out_drop at egress, inbound in_pass at ingress";
+    assert!(daemon.started.starts_with(line), "{}", daemon.started);
+    assert!(daemon.started.contains("ready: 1 endpoint bound, 2 addresses known,"));
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, vec![Outcome::Dropped; 3]);
+    assert_eq!(outcomes(&net, "dev", "10.20.0.3")?, vec![Outcome::Allowed; 3]);
+    assert_eq!(daemon.stop(libc::SIGINT)?.0, Some(0));
+    Ok(())
+}
+
+fn rubbish_does_not_stop_the_daemon() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let daemon = files.start(&net.node().name)?;
+    let socket = files.path("run/segd.sock");
+    // Three clients that say nothing, for as long as the test lasts.
+    let _silent: Vec<UnixStream> =
+        (0..3).map(|_| UnixStream::connect(&socket)).collect::<Result<_, _>>()?;
+    let flood = "x".repeat(100_000);
+    for (line, reply) in [
+        ("rubbish\n", "not a request"),
+        ("\u{0}\n", "not a request"),
+        (r#"{"version":2,"command":"status"}"#, "version 2 is asked"),
+        (r#"{"version":1,"command":"stop"}"#, "unknown variant"),
+        (r#"{"version":1,"command":"status","more":1}"#, "unknown field"),
+        (flood.as_str(), "a line of more than 4096 bytes"),
+    ] {
+        let mut stream = UnixStream::connect(&socket)?;
+        // The daemon may hang up on the flood before all of it is written.
+        let _ = stream.write_all(format!("{}\n", line.trim_end()).as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.contains(reply) && answer.starts_with(r#"{"version":1,"error":"#),
+            "{answer}"
+        );
+    }
+    assert_eq!(daemon.status()?.endpoints.len(), 2);
+    // More than are served: the last are turned away at once, the others answered when they end.
+    let mut crowd: Vec<UnixStream> =
+        (0..40).map(|_| UnixStream::connect(&socket)).collect::<Result<_, _>>()?;
+    let mut answers = Vec::new();
+    for mut stream in crowd.drain(..).rev() {
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        answers.push(answer);
+    }
+    assert_eq!(answers.first().map(String::as_str), Some(""));
+    assert!(answers.last().is_some_and(|answer| answer.contains("no request")), "{answers:?}");
+    assert!(daemon.status()?.turned_away >= 24);
+    assert_eq!(daemon.stop(libc::SIGTERM)?.0, Some(0));
+    Ok(())
+}
+
+/// Also when another of its name takes its place: nothing is attached to that one.
+fn an_interface_went_away() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let daemon = files.start(&net.node().name)?;
+    let present = |daemon: &Daemon| -> Result<Vec<bool>, Failed> {
+        Ok(daemon.status()?.endpoints.iter().map(|endpoint| endpoint.present).collect())
+    };
+    assert_eq!(present(&daemon)?, [true, true]);
+    let prod = net.get("prod").ok_or("no prod")?;
+    let inside = std::fs::File::open(net::path(&prod.name))?;
+    net::in_ns(&net.node().name, || {
+        net::remove_link(&prod.node_interface)?;
+        net::add_veth(&prod.node_interface, net::INTERFACE, &inside)
+    })??;
+    assert_eq!(present(&daemon)?, [true, false]);
+    let text = shown(&files.path("run"), "text")?;
+    assert!(text.contains("veth2 (gone: not enforced)"), "{text}");
+    assert_eq!(daemon.stop(libc::SIGTERM)?.0, Some(0));
+    Ok(())
+}
+
+fn a_terminal_goes_away() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let daemon = files.start(&net.node().name)?;
+    daemon.signal(libc::SIGHUP)?;
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, vec![Outcome::Dropped; 3]);
+    let (code, rest) = daemon.stop(libc::SIGTERM)?;
+    assert!(code == Some(0) && rest.contains("stopped by SIGTERM"), "{code:?} {rest}");
+    Ok(())
+}
+
+fn one_daemon_for_each_run_dir() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let node = &net.node().name;
+    let first = files.start(node)?;
+    let error = files.start(node).expect_err("the run directory is taken");
+    assert!(error.contains("another segd runs in"), "{error}");
+    assert_eq!(first.status()?.endpoints.len(), 2);
+    // Killed: its links die with it, its socket stays and is replaced.
+    drop(first);
+    assert!(files.path("run/segd.sock").exists());
+    assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, vec![Outcome::Allowed; 3]);
+    let second = files.start(node)?;
+    assert_eq!(second.status()?.endpoints.len(), 2);
+    Ok(())
+}
