@@ -5,7 +5,9 @@
 use crate::diagram::{BlockVerdict, Edge, Field, Leaf, Manager, Op, Ref, TierVerdict};
 use crate::limits::LimitError;
 use crate::ranges::Ranges;
-use crate::rules::{Action, Ends, Exempt, Flow, Labels, Rule, Rules, Services, address_number};
+use crate::rules::{
+    Action, Ends, Exempt, Flow, Labels, PortId, Ports, Rule, Rules, Services, address_number,
+};
 use seg_lang::ast::Direction;
 use seg_lang::eval::{self, Decision, Verdict};
 use seg_lang::policy::LabelId;
@@ -25,7 +27,8 @@ pub enum End {
 /// # Errors
 /// [`LimitError::Nodes`].
 pub fn decide(m: &mut Manager, rules: &Rules, way: Direction) -> Result<Ref, LimitError> {
-    let blocks = (0..rules.blocks.len()).map(|block| decide_block(m, rules, block, way));
+    let enforced = (0..rules.blocks.len()).filter(|&block| !rules.blocks[block].staged);
+    let blocks = enforced.map(|block| decide_block(m, rules, block, way));
     let blocks = blocks.collect::<Result<_, _>>()?;
     m.join(blocks)
 }
@@ -44,7 +47,7 @@ pub fn decide_block(
     let said = of_block.map(|rule| decide_rule(m, &rules.labels, rule, way));
     let said = said.collect::<Result<_, _>>()?;
     let said = m.join(said)?;
-    let tier = Reverse(rules.blocks[block].0);
+    let tier = Reverse(rules.blocks[block].tier);
     m.relabel(said, &|leaf| match leaf {
         Leaf::Block(BlockVerdict::Isolate, rule) => Leaf::Tier(tier, TierVerdict::Isolate, rule),
         Leaf::Block(BlockVerdict::Allow, rule) => Leaf::Tier(tier, TierVerdict::Allow, rule),
@@ -97,9 +100,12 @@ pub fn flows(m: &mut Manager, flows: &[Flow], way: Direction) -> Result<Ref, Lim
     let each = flows.iter().map(|flow| {
         let from = ends(m, &flow.from, source)?;
         let to = ends(m, &flow.to, destination)?;
-        let on = services(m, &flow.on)?;
+        let on = services(m, &flow.on, destination)?;
         let both = m.apply(Op::Within, from, to)?;
-        m.apply(Op::Within, both, on)
+        let both = m.apply(Op::Within, both, on)?;
+        let Some(requests) = &flow.requests else { return Ok(both) };
+        let request = m.member(Field::Request, requests, Manager::YES, Manager::NO)?;
+        m.apply(Op::Within, both, request)
     });
     let each = each.collect::<Result<_, _>>()?;
     m.join(each)
@@ -132,6 +138,33 @@ pub fn ends(m: &mut Manager, set: &Ends, end: End) -> Result<Ref, LimitError> {
             m.member(managed, &yes, known, truth(values.contains(0)))
         }
         Ends::Address(ranges) => m.member(address, ranges, Manager::YES, Manager::NO),
+        Ends::Name(pattern, is) => {
+            let field = |id| match end {
+                End::Local => Field::LocalName(id),
+                End::Peer => Field::PeerName(id),
+            };
+            let id = m.atoms().name_id(pattern);
+            let mut known = m.member(field(id), &yes, truth(*is), truth(!is))?;
+            // With a form of names comes every wider one.
+            let mut wider = m.atoms().wider(id).filter(|_| *is);
+            while let Some(id) = wider {
+                let also = m.member(field(id), &yes, Manager::YES, Manager::NO)?;
+                known = m.apply(Op::Within, known, also)?;
+                wider = m.atoms().wider(id);
+            }
+            Ok(known)
+        }
+        // Another machine's processes are not known.
+        Ends::Cgroup(path, is) => {
+            let field = match end {
+                End::Local => Field::LocalCgroup,
+                End::Peer => Field::PeerCgroup,
+            };
+            let within = m.atoms().within(path);
+            let known = m.member(field, &within, truth(*is), truth(!is))?;
+            let known = m.member(is_self, &yes, known, truth(!is))?;
+            m.member(managed, &yes, known, truth(!is))
+        }
         Ends::Union(parts) => {
             let parts = parts.iter().map(|part| ends(m, part, end));
             let parts = parts.collect::<Result<_, _>>()?;
@@ -176,14 +209,30 @@ pub fn same(m: &mut Manager, labels: &Labels, label: LabelId) -> Result<Ref, Lim
     m.member(Field::LocalManaged, &one, local, Manager::NO)
 }
 
-fn services(m: &mut Manager, set: &Services) -> Result<Ref, LimitError> {
+/// The set of flows that carry one of the services to `destination`.
+fn services(m: &mut Manager, set: &Services, destination: End) -> Result<Ref, LimitError> {
+    let known = carried(m, set, Some(destination))?;
+    if !set.0.iter().any(|(_, _, ports)| matches!(ports, Ports::Named { .. })) {
+        return Ok(known);
+    }
+    // A destination that is not managed has names for no port.
+    let unknown = carried(m, set, None)?;
+    let managed = match destination {
+        End::Local => Field::LocalManaged,
+        End::Peer => Field::PeerManaged,
+    };
+    m.member(managed, &Ranges::new(1, 1), known, unknown)
+}
+
+/// The set of flows that carry one of the services; without `names` no port has a name.
+fn carried(m: &mut Manager, set: &Services, names: Option<End>) -> Result<Ref, LimitError> {
     let mut edges = Vec::new();
     let mut next = 0;
-    for (first, last, ports) in &set.0 {
+    for (first, last, of) in &set.0 {
         if next < u128::from(*first) {
             edges.push(Edge { last: u128::from(*first) - 1, to: Manager::NO });
         }
-        let to = m.member(Field::Port, ports, Manager::YES, Manager::NO)?;
+        let to = ports(m, of, names)?;
         edges.push(Edge { last: u128::from(*last), to });
         next = u128::from(*last) + 1;
     }
@@ -191,6 +240,29 @@ fn services(m: &mut Manager, set: &Services) -> Result<Ref, LimitError> {
         edges.push(Edge { last: u128::from(u8::MAX), to: Manager::NO });
     }
     m.ask(Field::Protocol, edges)
+}
+
+fn ports(m: &mut Manager, of: &Ports, names: Option<End>) -> Result<Ref, LimitError> {
+    match of {
+        Ports::Pairs(pairs) => {
+            let parts = pairs.iter().map(|(ports, sources)| {
+                let source = m.member(Field::SourcePort, sources, Manager::YES, Manager::NO)?;
+                m.member(Field::Port, ports, source, Manager::NO)
+            });
+            let parts = parts.collect::<Result<_, _>>()?;
+            m.join(parts)
+        }
+        Ports::Named { name, yes, no } => {
+            let rest = ports(m, no, names)?;
+            let Some(end) = names else { return Ok(rest) };
+            let field = match end {
+                End::Local => Field::LocalPort(*name),
+                End::Peer => Field::PeerPort(*name),
+            };
+            let named = ports(m, yes, names)?;
+            m.member(field, &Ranges::new(1, 1), named, rest)
+        }
+    }
 }
 
 /// The decision a leaf of [`decide`] stands for.
@@ -218,6 +290,11 @@ pub fn answer(labels: &Labels, flow: &eval::Flow, way: Direction, field: Field) 
     let own = |end: &'_ eval::Endpoint, label: LabelId| {
         end.labels.as_ref().and_then(|own| own.get(&label)).cloned()
     };
+    let calls = |end: &eval::Endpoint, port: PortId| {
+        let known =
+            end.labels.as_ref().and_then(|_| end.ports.get(&labels.ports()[port.0 as usize]));
+        u128::from(known == Some(&(flow.protocol, flow.port)))
+    };
     let value = |end, label| labels.number(label, own(end, label).as_deref());
     match field {
         Field::LocalManaged => u128::from(local.labels.is_some()),
@@ -232,6 +309,14 @@ pub fn answer(labels: &Labels, flow: &eval::Flow, way: Direction, field: Field) 
         Field::PeerAddress => address_number(peer.address),
         Field::LocalAddress => address_number(local.address),
         Field::Protocol => u128::from(flow.protocol),
+        Field::PeerPort(port) => calls(peer, port),
+        Field::LocalPort(port) => calls(local, port),
         Field::Port => u128::from(flow.port),
+        Field::SourcePort => u128::from(flow.source_port),
+        Field::PeerName(id) => u128::from(labels.atoms().resolves(id, peer)),
+        Field::LocalName(id) => u128::from(labels.atoms().resolves(id, local)),
+        Field::PeerCgroup => labels.atoms().cgroup_number(peer),
+        Field::LocalCgroup => labels.atoms().cgroup_number(local),
+        Field::Request => labels.atoms().request_number(flow.http.as_ref()),
     }
 }

@@ -5,9 +5,10 @@
 //! and neighbours differ in where they lead; no node has one edge; no two nodes are equal. So two diagrams of one
 //! manager decide the same if and only if they are the same reference.
 
+use crate::atoms::{Atoms, NameId};
 use crate::limits::LimitError;
 use crate::ranges::Ranges;
-use crate::rules::{self, Labels};
+use crate::rules::{self, Labels, PortId};
 use seg_lang::ast::Tier;
 use seg_lang::policy::{LabelId, RuleId, text};
 use std::cmp::Reverse;
@@ -36,10 +37,26 @@ pub enum Field {
     PeerAddress,
     /// This end's address.
     LocalAddress,
+    /// 1 if a name of this form resolves to the peer. Only in proofs, as the next four: packets do not say.
+    PeerName(NameId),
+    /// 1 if a name of this form resolves to this end.
+    LocalName(NameId),
+    /// The peer's control group. Only asked where it is the machine itself.
+    PeerCgroup,
+    /// This end's control group. Only asked where it is the machine itself.
+    LocalCgroup,
     /// IANA protocol number.
     Protocol,
+    /// 1 if protocol and port are those the peer has by this name. Only asked of managed destinations, as the next.
+    PeerPort(PortId),
+    /// 1 if protocol and port are those this end has by this name.
+    LocalPort(PortId),
     /// Destination port, or the type for ICMP and ICMPv6.
     Port,
+    /// Source port, or the code for ICMP and ICMPv6.
+    SourcePort,
+    /// The number of the HTTP request. Only in proofs.
+    Request,
 }
 
 /// What stands at the bottom; of two that are joined the greater wins.
@@ -120,6 +137,7 @@ pub struct Manager {
     index: HashMap<Node, Ref>,
     memo: HashMap<(Op, Ref, Ref), Ref>,
     label_max: Vec<u128>,
+    atoms: Atoms,
     nodes_max: usize,
 }
 
@@ -129,7 +147,8 @@ impl Manager {
         let label_max = labels.ids().map(|label| labels.max(label)).collect();
         let nodes = vec![Node::Leaf(Leaf::No), Node::Leaf(Leaf::Yes)];
         let index = HashMap::from([(nodes[0].clone(), Ref(0)), (nodes[1].clone(), Ref(1))]);
-        Self { nodes, index, memo: HashMap::new(), label_max, nodes_max }
+        let (memo, atoms) = (HashMap::new(), labels.atoms().clone());
+        Self { nodes, index, memo, label_max, atoms, nodes_max }
     }
 
     /// The empty set.
@@ -142,6 +161,11 @@ impl Manager {
         &self.nodes[at.0 as usize]
     }
 
+    /// The numbers of what is asked beyond headers.
+    pub fn atoms(&self) -> &Atoms {
+        &self.atoms
+    }
+
     /// How many nodes were ever made.
     pub fn n_nodes(&self) -> usize {
         self.nodes.len()
@@ -151,11 +175,14 @@ impl Manager {
     pub fn max(&self, field: Field) -> u128 {
         match field {
             Field::LocalManaged | Field::LocalSelf | Field::PeerManaged | Field::PeerSelf => 1,
-            Field::Same(_) => 1,
+            Field::Same(_) | Field::PeerPort(_) | Field::LocalPort(_) => 1,
+            Field::PeerName(_) | Field::LocalName(_) => 1,
+            Field::PeerCgroup | Field::LocalCgroup => self.atoms.cgroup_max(),
+            Field::Request => self.atoms.request_max(),
             Field::LocalLabel(label) | Field::PeerLabel(label) => self.label_max[label.0 as usize],
             Field::PeerAddress | Field::LocalAddress => u128::MAX,
             Field::Protocol => u128::from(u8::MAX),
-            Field::Port => u128::from(u16::MAX),
+            Field::Port | Field::SourcePort => u128::from(u16::MAX),
         }
     }
 
@@ -491,7 +518,15 @@ fn field_text(field: Field, labels: &Labels) -> String {
         Field::PeerAddress => "peer address".to_owned(),
         Field::LocalAddress => "local address".to_owned(),
         Field::Protocol => "protocol".to_owned(),
+        Field::PeerPort(port) => format!("peer port {}", labels.ports()[port.0 as usize]),
+        Field::LocalPort(port) => format!("local port {}", labels.ports()[port.0 as usize]),
         Field::Port => "port".to_owned(),
+        Field::SourcePort => "source port".to_owned(),
+        Field::PeerName(id) => format!("peer {}", text::name_pattern(labels.atoms().name(id))),
+        Field::LocalName(id) => format!("local {}", text::name_pattern(labels.atoms().name(id))),
+        Field::PeerCgroup => "peer cgroup".to_owned(),
+        Field::LocalCgroup => "local cgroup".to_owned(),
+        Field::Request => "request".to_owned(),
     }
 }
 

@@ -10,15 +10,13 @@ use std::net::IpAddr;
 /// IPv6 next-header numbers that announce an extension header (RFC 8200, section 4; RFC 4302), never a flow's protocol.
 const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 
-/// An ephemeral port (RFC 6335, section 6).
-const SOURCE_PORT: u16 = 50_000;
 const ECHO_IDENTIFIER: u16 = 1;
 
 /// The first frame of a flow; a TCP flow begins with a SYN.
 ///
 /// `None` if no frame opens such a flow: its ends are of two families, or its protocol is an IPv6 extension header.
 pub fn first(flow: &Flow) -> Option<Vec<u8>> {
-    let transport = transport(flow.protocol, flow.port);
+    let transport = transport(flow);
     let length = u16::try_from(transport.len()).ok()?;
     // Locally administered addresses (IEEE 802, bit 1 of the first byte).
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
@@ -50,7 +48,7 @@ pub fn first(flow: &Flow) -> Option<Vec<u8>> {
 /// Key of the connection that [`first`]'s frame may open, as in [`maps::CONNTRACK`].
 pub fn connection(flow: &Flow) -> Vec<u8> {
     let ports = match flow.protocol {
-        protocol::TCP | protocol::UDP | protocol::SCTP => [SOURCE_PORT, flow.port],
+        protocol::TCP | protocol::UDP | protocol::SCTP => [flow.source_port, flow.port],
         protocol::ICMP | protocol::ICMP6 => [ECHO_IDENTIFIER; 2],
         _ => [0; 2],
     };
@@ -59,11 +57,9 @@ pub fn connection(flow: &Flow) -> Vec<u8> {
 }
 
 /// A transport header.
-fn transport(number: u8, port: u16) -> Vec<u8> {
-    let [high, low] = port.to_be_bytes();
-    let [from_high, from_low] = SOURCE_PORT.to_be_bytes();
-    let mut bytes = vec![from_high, from_low, high, low];
-    match number {
+fn transport(flow: &Flow) -> Vec<u8> {
+    let mut bytes = [flow.source_port, flow.port].map(u16::to_be_bytes).concat();
+    match flow.protocol {
         protocol::TCP => {
             bytes.extend([0; 8]);
             bytes.extend([5 << 4, 0x02]);
@@ -72,7 +68,8 @@ fn transport(number: u8, port: u16) -> Vec<u8> {
         protocol::UDP => bytes.extend([0, 8, 0, 0]),
         protocol::SCTP => bytes.resize(12, 0),
         protocol::ICMP | protocol::ICMP6 => {
-            bytes = vec![low, 0, 0, 0, 0, ECHO_IDENTIFIER as u8, 0, 1]
+            let [kind, code] = [flow.port, flow.source_port].map(|n| n as u8);
+            bytes = vec![kind, code, 0, 0, 0, ECHO_IDENTIFIER as u8, 0, 1]
         }
         _ => bytes = vec![0; 8],
     }

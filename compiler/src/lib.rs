@@ -12,7 +12,9 @@
 //! files nor the running kernel; what a kernel offers is a value.
 
 pub mod limits;
+pub mod target;
 pub mod ranges;
+pub mod atoms;
 pub mod rules;
 pub mod normalize;
 pub mod diagram;

@@ -1,11 +1,22 @@
 //! Every limit of the compiler: name, unit, source and its own error.
 
-use seg_lang::policy::RuleId;
+use crate::normalize::request_kinds;
+use seg_lang::policy::{Policy, RuleId};
 
 /// Label dimensions of a policy.
 ///
 /// Unit: dimensions. Source: an endpoint record holds four bytes for each and is copied on every update.
 pub const LABELS_MAX: usize = 256;
+
+/// Names of ports that workloads have.
+///
+/// Unit: names. Source: an endpoint record holds four bytes for each, as for label dimensions.
+pub const PORTS_MAX: usize = 256;
+
+/// Requests that a policy tells apart: methods times paths.
+///
+/// Unit: requests. Source: chosen; numbering them takes a second or two.
+pub const REQUESTS_MAX: usize = 1 << 14;
 
 /// Nodes a diagram and everything it was joined from may have together.
 ///
@@ -29,6 +40,18 @@ pub enum LimitError {
     /// [`LABELS_MAX`].
     #[error("the policy has {needed} label dimensions, the limit is {LABELS_MAX}")]
     Labels {
+        /// How many there are.
+        needed: usize,
+    },
+    /// [`PORTS_MAX`].
+    #[error("the workloads have {needed} names for ports, the limit is {PORTS_MAX}")]
+    Ports {
+        /// How many there are.
+        needed: usize,
+    },
+    /// [`REQUESTS_MAX`].
+    #[error("the policy tells apart {needed} methods and paths, the limit is {REQUESTS_MAX}")]
+    Requests {
         /// How many there are.
         needed: usize,
     },
@@ -61,13 +84,34 @@ pub enum LimitError {
 }
 
 impl LimitError {
+    /// Refuses a policy that tells too many requests apart.
+    ///
+    /// # Errors
+    /// [`Self::Requests`].
+    pub fn of_requests(policy: &Policy) -> Result<(), Self> {
+        match request_kinds(policy) {
+            needed if needed > REQUESTS_MAX => Err(Self::Requests { needed }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a policy whose endpoints would have records too large.
+    pub(crate) fn of_records(policy: &Policy) -> Result<(), Self> {
+        let (labels, ports) = (policy.labels.len(), policy.ports.len());
+        match () {
+            () if labels > LABELS_MAX => Err(Self::Labels { needed: labels }),
+            () if ports > PORTS_MAX => Err(Self::Ports { needed: ports }),
+            () => Ok(()),
+        }
+    }
+
     /// The rules that cost most, the worst first; none where it is not about rules.
     pub fn rules(&self) -> &[RuleId] {
         match self {
             Self::Nodes { rules, .. }
             | Self::Roles { rules, .. }
             | Self::Comparisons { rules, .. } => rules,
-            Self::Labels { .. } => &[],
+            Self::Labels { .. } | Self::Ports { .. } | Self::Requests { .. } => &[],
         }
     }
 }

@@ -79,9 +79,9 @@ pub struct MapSpec {
     pub entries: u32,
 }
 
-/// The maps of a policy object with this many label dimensions and rules.
-pub fn map_specs(n_labels: u32, n_rules: u32) -> [MapSpec; 4] {
-    Map::ALL.map(|map| map_spec(map, n_labels, n_rules))
+/// The maps of a policy object with this many label dimensions and named ports together, and rules.
+pub fn map_specs(n_values: u32, n_rules: u32) -> [MapSpec; 4] {
+    Map::ALL.map(|map| map_spec(map, n_values, n_rules))
 }
 
 /// A line of source, for the verifier's log and `bpftool prog dump`.
@@ -156,12 +156,12 @@ pub fn link(
     artifact::seal(bytes).expect("an object with a seal")
 }
 
-fn map_spec(map: Map, n_labels: u32, n_rules: u32) -> MapSpec {
+fn map_spec(map: Map, n_values: u32, n_rules: u32) -> MapSpec {
     let field = |name, bytes, len| Field { name, bytes, len };
     let record = |name, fields: &[Field]| Shape::Record { name, fields: fields.to_vec() };
     let endpoint = || {
-        // The last label may be padding.
-        let labels = (maps::record_bytes(n_labels) - maps::RECORD_LABELS) / 4;
+        // Labels, then named ports; the last may be padding.
+        let labels = (maps::record_bytes(n_values) - maps::RECORD_LABELS) / 4;
         let mut fields = ["endpoint", "flags", "interface"].map(|name| field(name, 4, 1)).to_vec();
         fields.extend((labels > 0).then_some(field("labels", 4, labels)));
         Shape::Record { name: "endpoint", fields }
@@ -303,10 +303,10 @@ mod tests {
 
     #[test]
     fn keys_and_values_are_as_long_as_the_contract_says() {
-        for n_labels in 0..5 {
+        for n_values in 0..5 {
             let [endpoints, local, conntrack, counters] =
-                map_specs(n_labels, 7).map(|s| (s.key.bytes(), s.value.bytes()));
-            let record = maps::record_bytes(n_labels);
+                map_specs(n_values, 7).map(|s| (s.key.bytes(), s.value.bytes()));
+            let record = maps::record_bytes(n_values);
             assert_eq!(endpoints, (maps::ADDRESS_KEY_BYTES, record));
             assert_eq!(local, (4, record));
             assert_eq!(conntrack, (maps::CONNTRACK_KEY_BYTES, maps::CONNTRACK_VALUE_BYTES));

@@ -57,13 +57,13 @@ pub enum NativeError {
 }
 
 impl Engine {
-    /// Compiles the functions; [`Engine::run`] names them by index.
+    /// Compiles the functions; [`Engine::run`] names them by index. Records hold `n_values` labels and named ports.
     ///
     /// # Errors
     /// [`NativeError`] if this machine cannot run them.
-    pub fn new(functions: &[Function], n_labels: u32) -> Result<Self, NativeError> {
+    pub fn new(functions: &[Function], n_values: u32) -> Result<Self, NativeError> {
         let frame = Buffer::new()?;
-        let record_bytes = maps::record_bytes(n_labels);
+        let record_bytes = maps::record_bytes(n_values);
         let tables = Map::ALL.map(|map| {
             let (key_bytes, value_bytes, is_array) = match map {
                 Map::Endpoints => (maps::ADDRESS_KEY_BYTES, record_bytes, false),

@@ -6,14 +6,15 @@ use crate::limits::LimitError;
 use crate::link::{self, Line, map_specs};
 use crate::lower::{LowerError, lower};
 use crate::program::{self, Way};
+use crate::target::{self, Unenforceable};
 use crate::trees::{self, Trees};
 use cranelift_codegen::ir::Function;
 use seg_artifact::manifest::{Manifest, ManifestError, Rule, Source, Workload};
 use seg_artifact::object::{OpenError, hex};
 use seg_artifact::{maps, version};
 use seg_lang::ast::Action;
-use seg_lang::policy::{LabelId, Policy, RuleKind, text};
-use seg_lang::source::{Sources, Span};
+use seg_lang::policy::{self, LabelId, Policy, RuleKind, text};
+use seg_lang::source::Sources;
 use sha2::{Digest, Sha256};
 
 /// Why a policy does not compile.
@@ -22,6 +23,9 @@ pub enum CompileError {
     /// It is too large.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// It has rules that no hook can enforce.
+    #[error("the policy has rules that no hook of the target can enforce")]
+    Target(Vec<Unenforceable>),
     /// A program does not become BPF.
     #[error("program `{program}`: {source}")]
     Lower {
@@ -55,12 +59,16 @@ pub struct Compiled {
 /// The same input gives the same bytes.
 ///
 /// # Errors
-/// [`CompileError`] if it is too large for the target.
+/// [`CompileError`] if it is too large for the target, or asks what no hook can tell.
 pub fn compile(
     policy: &Policy,
     sources: &Sources,
     package: &str,
 ) -> Result<Compiled, CompileError> {
+    let unenforceable = target::unenforceable(policy);
+    if !unenforceable.is_empty() {
+        return Err(CompileError::Target(unenforceable));
+    }
     let trees = trees::compile(policy)?;
     let programs = functions(&trees).into_iter().map(|(name, function)| {
         lower(&function, &name).map_err(|source| CompileError::Lower { program: name, source })
@@ -68,19 +76,21 @@ pub fn compile(
     let programs: Vec<_> = programs.collect::<Result<_, _>>()?;
     let manifest = manifest(policy, sources, package, &trees);
     let lines = |location| line(&manifest, location);
-    let [n_labels, n_rules] =
-        [manifest.labels.len(), manifest.rules.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let object = link::link(&programs, &map_specs(n_labels, n_rules), &manifest.encode()?, &lines);
+    let n_values = trees.rules.labels.n_values();
+    let n_rules = u32::try_from(manifest.rules.len()).unwrap_or(u32::MAX);
+    let object = link::link(&programs, &map_specs(n_values, n_rules), &manifest.encode()?, &lines);
     Ok(Compiled { trees, programs, object: seg_artifact::object::seal(object)? })
 }
 
 /// The packet program of every role, by name, outbound then inbound.
 pub fn functions(trees: &Trees) -> Vec<(String, Function)> {
-    let n_labels = u32::try_from(trees.rules.labels.0.len()).unwrap_or(u32::MAX);
+    let labels = &trees.rules.labels;
+    let n_values =
+        [labels.0.len(), labels.ports().len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     let ways = [(Way::Outbound, &trees.outbound), (Way::Inbound, &trees.inbound)];
     let each = ways.into_iter().flat_map(|(way, decisions)| {
         let named = decisions.roles.programs.iter().zip(&decisions.trees);
-        named.map(move |(name, tree)| (name.clone(), program::build(name, way, n_labels, tree)))
+        named.map(move |(name, tree)| (name.clone(), program::build(name, way, n_values, tree)))
     });
     each.collect()
 }
@@ -101,9 +111,11 @@ fn manifest(policy: &Policy, sources: &Sources, package: &str, trees: &Trees) ->
         package: package.to_owned(),
         kernel: version::KERNEL_MIN.to_owned(),
         labels: trees.rules.labels.0.clone(),
+        ports: trees.rules.labels.ports().to_vec(),
         outbound: trees.outbound.roles.clone(),
         inbound: trees.inbound.roles.clone(),
         workloads: workloads(policy),
+        not_after: policy.rules.iter().filter_map(policy::Rule::expires).min().map(str::to_owned),
         rules: rules(policy, sources),
         sources: files,
         digests: trees.rules.digests(),
@@ -113,6 +125,7 @@ fn manifest(policy: &Policy, sources: &Sources, package: &str, trees: &Trees) ->
 /// The inventory, by name and address: names of two modules may be alike, addresses are not.
 fn workloads(policy: &Policy) -> Vec<Workload> {
     let label = |id: LabelId| policy.labels[id.0 as usize].name.clone();
+    let port = |(protocol, port): (u8, u16)| text::ports(protocol, port, port);
     let mut workloads: Vec<Workload> = policy
         .workloads
         .iter()
@@ -120,6 +133,7 @@ fn workloads(policy: &Policy) -> Vec<Workload> {
             name: workload.name.clone(),
             addresses: workload.addresses.iter().copied().collect(),
             labels: workload.labels.iter().map(|(id, v)| (label(*id), v.clone())).collect(),
+            ports: workload.ports.iter().map(|(name, p)| (name.clone(), port(*p))).collect(),
         })
         .collect();
     workloads.sort_by(|a, b| (&a.name, &a.addresses).cmp(&(&b.name, &b.addresses)));
@@ -133,7 +147,8 @@ pub fn rules(policy: &Policy, sources: &Sources) -> Vec<Rule> {
         .iter()
         .map(|rule| {
             let block = &policy.blocks[rule.block.0 as usize];
-            let source = sources.get(rule.span.file);
+            let place = rule.place();
+            let source = sources.get(place.file);
             Rule {
                 tier: text::tier(block.tier).to_owned(),
                 block: block.name.clone(),
@@ -144,20 +159,17 @@ pub fn rules(policy: &Policy, sources: &Sources) -> Vec<Rule> {
                 }
                 .to_owned(),
                 path: source.map(|s| s.path.clone()).unwrap_or_default(),
-                line: source.map_or(0, |s| s.position(rule.span.start).0),
-                text: statement(sources, rule.span),
+                line: source.map_or(0, |s| s.position(place.start).0),
+                text: text::statement(sources, rule),
                 owner: rule.annotations.owner.clone(),
                 ticket: rule.annotations.ticket.clone(),
+                template: rule.uses.first().map(|_| sources.place(rule.span)),
+                staged: block.staged,
+                log: matches!(rule.kind, RuleKind::Match { log: true, .. }),
+                expires: rule.expires().map(str::to_owned),
             }
         })
         .collect()
-}
-
-/// A statement as written, on one line, without the comment lines in it.
-pub fn statement(sources: &Sources, span: Span) -> String {
-    let lines = sources.text(span).lines().map(str::trim);
-    let words = lines.filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
-    words.collect::<Vec<_>>().join(" ")
 }
 
 /// What a source location of a program says to people.

@@ -21,7 +21,7 @@ mod decide;
 mod track;
 
 use crate::ir::{self, Map, Stage, helper};
-use crate::tree::Tree;
+use crate::tree::{Field, Node, Tree};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, Function, GlobalValue,
@@ -52,12 +52,12 @@ pub enum Way {
 
 /// Builds the program that judges packets by `tree`.
 ///
-/// `n_labels` is the number of label dimensions of the manifest.
+/// `n_values` is how many label dimensions and how many named ports the manifest has.
 /// Cost: linear in the nodes of `tree`.
 ///
 /// # Panics
-/// If `tree` breaks its invariants, names a dimension from `n_labels` on, or allows without a rule: a bug of who built it.
-pub fn build(name: &str, way: Way, n_labels: u32, tree: &Tree) -> Function {
+/// If `tree` breaks its invariants, names a dimension or port the manifest does not have, or allows without a rule: a bug of who built it.
+pub fn build(name: &str, way: Way, n_values: [u32; 2], tree: &Tree) -> Function {
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params.push(AbiParam::new(types::I64));
     signature.returns.push(AbiParam::new(types::I32));
@@ -65,13 +65,18 @@ pub fn build(name: &str, way: Way, n_labels: u32, tree: &Tree) -> Function {
     let mut context = FunctionBuilderContext::new();
     let mut program = Program::new(&mut function, &mut context);
 
-    parse::emit(&mut program);
+    parse::emit(&mut program, asks_source_port(tree));
     let ends = identify::emit(&mut program, way);
-    let verdicts = decide::emit(&mut program, way, n_labels, tree, ends);
+    let verdicts = decide::emit(&mut program, way, n_values, tree, ends);
     track::emit(&mut program, way, ends, verdicts);
     program.finish();
     verify(&function);
     function
+}
+
+fn asks_source_port(tree: &Tree) -> bool {
+    let asks = |node: &Node| matches!(node, Node::Compare { field: Field::SourcePort, .. });
+    tree.nodes.iter().any(asks)
 }
 
 /// Runs Cranelift's verifier in debug builds.
@@ -119,6 +124,8 @@ impl Notes {
     const END: i32 = 12;
     /// `u16`: destination port or ICMP type, 0 if there is none.
     const PORT: i32 = 18;
+    /// `u16`: source port or ICMP code, 0 if there is none; noted only where a tree asks.
+    const SOURCE_PORT: i32 = 26;
     /// `u32`: index of the counter to move.
     const COUNTER: i32 = 20;
     /// `i32`: what the program returns.

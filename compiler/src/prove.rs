@@ -3,22 +3,29 @@
 //! A claim is about a set of flows, and so a diagram; it holds if nothing is left when the flows with the expected verdict
 //! are taken out. The world is open: endpoints may have any labels and addresses, whoever the inventory lists.
 //! What no flow can be is left out: addresses of different families, two ends that are the machine itself,
-//! a workload of the inventory that talks to its own address.
+//! an address that talks to itself, a named port of a workload of the inventory that does not have it.
+//! Other endpoints may name their ports as they like.
 //!
 //! `expect allow` alone is about some flows only: those between workloads of the inventory, or where a side has none,
 //! its plainest endpoints, those with the labels the set asks for and no others. Without this no such claim
 //! could ever hold, because some workload of every kind is quarantined.
 
+mod reach;
+
+use crate::atoms::NameId;
 use crate::decide::{End, answer, decide, decide_block, decision, ends, flows};
 use crate::diagram::{Edge, Field, Leaf, Manager, Node, Op, Ref};
-use crate::limits::{LABELS_MAX, LimitError, NODES_MAX};
+use crate::limits::{LimitError, NODES_MAX};
 use crate::normalize::{self, all_labels, normalize};
 use crate::ranges::Ranges;
-use crate::rules::{Ends, Flow, IPV4_FIRST, IPV4_LAST, Join, Rules};
+use crate::rules::{Ends, Flow, IPV4_FIRST, IPV4_LAST, Join, Labels, Rules};
 use crate::rules::{address_number, number_address};
 use seg_lang::ast::{Direction, Expect};
 use seg_lang::eval::{self, Decision, Verdict};
-use seg_lang::policy::{BlockId, Claim, Endpoints, LabelId, Policy, WorkloadId, protocol};
+use seg_lang::policy::{
+    BlockId, Claim, Endpoints, LabelId, Policy, Test, Workload, WorkloadId, protocol,
+};
+use seg_lang::types::SOURCE_PORT;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A claim's outcome, and flows to try on other engines.
@@ -44,23 +51,35 @@ pub enum Outcome {
 /// A flow that a claim is wrong about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counterexample {
-    /// The flow.
+    /// The flow; the last one of a chain.
     pub flow: eval::Flow,
     /// The policy's decision; of the block alone if the claim names one, with no rule if that says nothing.
     pub decision: Decision,
+    /// The connections of the chain before it and their decisions, from the first; empty if the claim is not about chains.
+    pub before: Vec<(eval::Flow, Decision)>,
 }
 
-/// Decides every claim: for each `test` block, for each claim.
+impl Counterexample {
+    /// The connections of the chain, from the first; one if the claim is not about chains.
+    pub fn hops(&self) -> impl Iterator<Item = (&eval::Flow, &Decision)> {
+        let before = self.before.iter().map(|(flow, decision)| (flow, decision));
+        before.chain([(&self.flow, &self.decision)])
+    }
+}
+
+/// Decides the claims of some `test` and `assert` blocks of a policy: for each block, for each claim.
 ///
 /// # Errors
 /// [`LimitError`] if the policy is too large.
-pub fn prove(policy: &Policy) -> Result<Vec<Vec<Proof>>, LimitError> {
-    if policy.labels.len() > LABELS_MAX {
-        return Err(LimitError::Labels { needed: policy.labels.len() });
-    }
+pub fn prove<'t>(
+    policy: &Policy,
+    tests: impl IntoIterator<Item = &'t Test>,
+) -> Result<Vec<Vec<Proof>>, LimitError> {
+    LimitError::of_records(policy)?;
+    LimitError::of_requests(policy)?;
     let mut prover = Prover::new(policy)?;
     let mut outcomes = Vec::new();
-    for test in &policy.tests {
+    for test in tests {
         let claims = test.claims.iter().map(|claim| prover.claim(claim));
         outcomes.push(claims.collect::<Result<_, _>>()?);
     }
@@ -83,10 +102,19 @@ struct Prover<'a> {
     blocks: BTreeMap<BlockId, Ref>,
     /// The flows there can be.
     possible: Ref,
-    /// The workloads of the inventory; none of them is taken for the machine itself.
+    /// The workloads of the inventory; none of them is taken for the machine itself, nor known by a name.
     inventory: Ends,
     /// Every address range that a rule mentions.
     nets: BTreeSet<(u128, u128)>,
+}
+
+/// What the later connections of a chain settle.
+#[derive(Default)]
+struct Taken {
+    /// Names of the destination's values that are not listed.
+    names: BTreeMap<LabelId, String>,
+    /// Numbers of addresses that machines have already.
+    addresses: Vec<u128>,
 }
 
 impl<'a> Prover<'a> {
@@ -94,20 +122,24 @@ impl<'a> Prover<'a> {
         let rules = normalize(policy, all_labels(policy));
         let mut m = Manager::new(&rules.labels, NODES_MAX);
         let whole = decide(&mut m, &rules, WAY)?;
-        let possible = possible(&mut m, policy)?;
+        let possible = possible(&mut m, policy, &rules.labels)?;
         let workloads = (0..)
             .map(WorkloadId)
             .zip(&policy.workloads)
             .map(|(id, _)| normalize::ends(policy, &rules.labels, &Endpoints::Workload(id)));
         let inventory = Ends::join(Join::Any, workloads.collect(), &rules.labels);
-        let inventory =
-            Ends::join(Join::All, vec![inventory, Ends::SelfHost(false)], &rules.labels);
+        let mut plain = vec![inventory, Ends::SelfHost(false)];
+        plain.extend(m.atoms().names().iter().map(|name| Ends::Name(name.clone(), false)));
+        let inventory = Ends::join(Join::All, plain, &rules.labels);
         let nets = normalize::nets(policy);
         let blocks = BTreeMap::new();
         Ok(Self { policy, rules, m, whole, blocks, possible, inventory, nets })
     }
 
     fn claim(&mut self, claim: &Claim) -> Result<Proof, LimitError> {
+        if let Some(chain) = &claim.chain {
+            return self.chain(&claim.flow, chain);
+        }
         let pairs = normalize::flows(self.policy, &self.rules.labels, &claim.flow);
         let (about, wanted) = match claim.expect {
             Expect::Deny => (flows(&mut self.m, &pairs, WAY)?, Verdict::Deny),
@@ -122,6 +154,7 @@ impl<'a> Prover<'a> {
             }
         };
         let about = self.m.apply(Op::Within, about, self.possible)?;
+        let about = apart(&mut self.m, about)?;
         let witnesses = self.witnesses(about)?;
         Ok(Proof { outcome: self.all(about, wanted, claim.by)?, witnesses })
     }
@@ -135,7 +168,8 @@ impl<'a> Prover<'a> {
         for leaf in self.m.leaves(decided).into_iter().rev().take(WITNESSES_MAX) {
             let here =
                 self.m.relabel(decided, &|l| if l == leaf { Leaf::Yes } else { Leaf::No })?;
-            if leaf != Leaf::No {
+            let here = apart(&mut self.m, here)?;
+            if leaf != Leaf::No && here != Manager::NO {
                 witnesses.push(self.example(here)?);
             }
         }
@@ -162,13 +196,18 @@ impl<'a> Prover<'a> {
             if says && decision(leaf).verdict == wanted { Leaf::Yes } else { Leaf::No }
         })?;
         let wrong = self.m.apply(Op::Without, about, as_wanted)?;
+        let wrong = apart(&mut self.m, wrong)?;
         if wrong == Manager::NO {
             return Ok(Outcome::Holds);
         }
         let flow = self.example(wrong)?;
+        let decision = self.decision(decided, &flow);
+        Ok(Outcome::Fails(Box::new(Counterexample { flow, decision, before: Vec::new() })))
+    }
+
+    fn decision(&self, decided: Ref, flow: &eval::Flow) -> Decision {
         let labels = &self.rules.labels;
-        let leaf = self.m.eval(decided, &|field| answer(labels, &flow, WAY, field));
-        Ok(Outcome::Fails(Box::new(Counterexample { flow, decision: decision(leaf) })))
+        decision(self.m.eval(decided, &|field| answer(labels, flow, WAY, field)))
     }
 
     fn block(&mut self, block: BlockId) -> Result<Ref, LimitError> {
@@ -186,8 +225,9 @@ impl<'a> Prover<'a> {
         for flow in pairs {
             let from = self.plain_ends(&flow.from, End::Local)?;
             let to = self.plain_ends(&flow.to, End::Peer)?;
-            let on = Flow { from: Ends::any(), to: Ends::any(), on: flow.on.clone() };
+            let on = Flow { from: Ends::any(), to: Ends::any(), ..flow.clone() };
             let on = flows(&mut self.m, &[on], WAY)?;
+            let on = self.plain_ports(on)?;
             let both = self.m.apply(Op::Within, from, to)?;
             all.push(self.m.apply(Op::Within, both, on)?);
         }
@@ -214,7 +254,30 @@ impl<'a> Prover<'a> {
             End::Local => Field::LocalAddress,
             End::Peer => Field::PeerAddress,
         });
+        fields.extend(self.m.atoms().name_ids().map(|id| match end {
+            End::Local => Field::LocalName(id),
+            End::Peer => Field::PeerName(id),
+        }));
+        fields.push(match end {
+            End::Local => Field::LocalCgroup,
+            End::Peer => Field::PeerCgroup,
+        });
         self.plain(set, &fields, &mut HashMap::new())
+    }
+
+    /// Of endpoints that are no workloads, those that name no port unless it is asked for.
+    fn plain_ports(&mut self, on: Ref) -> Result<Ref, LimitError> {
+        if self.rules.labels.ports().is_empty() {
+            return Ok(on);
+        }
+        let mut fields = vec![Field::Protocol];
+        fields.extend(self.rules.labels.port_ids().map(Field::PeerPort));
+        let [unmanaged, managed] = [0, 1].map(|is| self.m.given(on, Field::PeerManaged, is));
+        let managed = self.plain(managed, &fields, &mut HashMap::new())?;
+        let plain = self.m.member(Field::PeerManaged, &Ranges::new(1, 1), managed, unmanaged)?;
+        let inventory = ends(&mut self.m, &self.inventory, End::Peer)?;
+        let listed = self.m.apply(Op::Within, inventory, on)?;
+        self.m.apply(Op::Join, plain, listed)
     }
 
     /// Keeps, of the answers to each field that lead to the same place, the plainest.
@@ -260,7 +323,9 @@ impl<'a> Prover<'a> {
                 let families = [v4, v6].map(|family| self.outside_nets(answers.intersect(&family)));
                 Ranges::union(&families)
             }
-            // Neither in the inventory, nor the machine itself, nor labelled, unless asked for.
+            Field::Protocol => answers.clone(),
+            // Neither in the inventory, nor the machine itself, nor labelled, nor known by a name, nor with a name for the port,
+            // unless asked for.
             _ if answers.contains(0) => Ranges::new(0, 0),
             Field::LocalLabel(label) | Field::PeerLabel(label) => {
                 let n_values = self.rules.labels.label(label).values.len() as u128;
@@ -281,15 +346,24 @@ impl<'a> Prover<'a> {
         if outside.is_empty() { addresses } else { outside }
     }
 
-    /// A flow of the set that people can read: between workloads if there is one.
+    /// The part of the set that is also in `liked`, if there is any.
+    fn prefer(&mut self, set: Ref, liked: Ref) -> Result<Ref, LimitError> {
+        let better = self.m.apply(Op::Within, liked, set)?;
+        let better = apart(&mut self.m, better)?;
+        Ok(if better == Manager::NO { set } else { better })
+    }
+
+    /// A flow of the set, which is [`apart`], that people can read: between workloads if there is one.
     fn example(&mut self, set: Ref) -> Result<eval::Flow, LimitError> {
+        self.example_to(set, &Taken::default())
+    }
+
+    /// The same as a part of a chain.
+    fn example_to(&mut self, set: Ref, taken: &Taken) -> Result<eval::Flow, LimitError> {
         let mut set = set;
         for end in [End::Peer, End::Local] {
             let inventory = ends(&mut self.m, &self.inventory, end)?;
-            let better = self.m.apply(Op::Within, inventory, set)?;
-            if better != Manager::NO {
-                set = better;
-            }
+            set = self.prefer(set, inventory)?;
         }
         let label_fields = |of: fn(LabelId) -> Field| self.rules.labels.ids().map(of);
         let mut fields = vec![Field::LocalManaged, Field::LocalSelf];
@@ -297,7 +371,13 @@ impl<'a> Prover<'a> {
         fields.extend([Field::PeerManaged, Field::PeerSelf]);
         fields.extend(label_fields(Field::PeerLabel));
         fields.extend(label_fields(Field::Same));
-        fields.extend([Field::PeerAddress, Field::LocalAddress, Field::Protocol, Field::Port]);
+        fields.extend([Field::PeerAddress, Field::LocalAddress]);
+        fields.extend(self.m.atoms().name_ids().map(Field::PeerName));
+        fields.extend(self.m.atoms().name_ids().map(Field::LocalName));
+        fields.extend([Field::PeerCgroup, Field::LocalCgroup]);
+        fields.push(Field::Protocol);
+        fields.extend(self.rules.labels.port_ids().map(Field::PeerPort));
+        fields.extend([Field::Port, Field::SourcePort, Field::Request]);
         let mut chosen = BTreeMap::new();
         let mut at = set;
         for field in fields {
@@ -305,68 +385,215 @@ impl<'a> Prover<'a> {
                 .filter(|&(_, _, to)| to != Manager::NO)
                 .map(|(first, last, _)| (first, last))
                 .collect();
-            let answer = readable(field, &chosen, &open);
+            let answer = readable(field, &chosen, &open, &taken.addresses);
             at = self.m.given(at, field, answer);
             chosen.insert(field, answer);
         }
         assert_eq!(at, Manager::YES, "the path to the example ends in the set");
-        Ok(self.flow(&chosen))
+        Ok(self.flow(&chosen, &taken.names))
     }
 
-    fn flow(&self, chosen: &BTreeMap<Field, u128>) -> eval::Flow {
-        let labels = |of: fn(LabelId) -> Field, other: &str| {
+    fn flow(
+        &self,
+        chosen: &BTreeMap<Field, u128>,
+        names: &BTreeMap<LabelId, String>,
+    ) -> eval::Flow {
+        let labels = |of: fn(LabelId) -> Field, name: &dyn Fn(LabelId, &[String]) -> String| {
             let values = self.rules.labels.ids().map(|label| {
                 let values = &self.rules.labels.label(label).values;
                 let value = match usize::try_from(chosen[&of(label)]).expect("a label value") {
                     0 => return None,
                     n if n <= values.len() => values[n - 1].clone(),
-                    _ => unlisted(values, other),
+                    _ => name(label, values),
                 };
                 Some((label, value))
             });
             values.flatten().collect::<BTreeMap<_, _>>()
         };
-        let mut source = labels(Field::LocalLabel, "another");
-        let destination = labels(Field::PeerLabel, "other");
+        let destination = labels(Field::PeerLabel, &|label, values| {
+            names.get(&label).cloned().unwrap_or_else(|| unlisted(values, None, "other"))
+        });
+        let mut source = labels(Field::LocalLabel, &|label, values| {
+            unlisted(values, destination.get(&label), "another")
+        });
         for label in self.rules.labels.ids().filter(|&l| chosen[&Field::Same(l)] == 1) {
             if let Some(value) = destination.get(&label) {
                 source.insert(label, value.clone());
             }
         }
-        let end = |managed, is_self, address, labels| eval::Endpoint {
-            address: number_address(chosen[&address]),
-            labels: (chosen[&managed] == 1).then_some(labels),
-            is_self: chosen[&managed] == 1 && chosen[&is_self] == 1,
+        let (protocol, port) = (chosen[&Field::Protocol], chosen[&Field::Port]);
+        let protocol = u8::try_from(protocol).expect("a protocol");
+        let port = u16::try_from(port).expect("a port");
+        let names = self.rules.labels.port_ids().zip(self.rules.labels.ports());
+        let named = names.filter(|(name, _)| chosen[&Field::PeerPort(*name)] == 1);
+        let named: BTreeMap<_, _> =
+            named.map(|(_, name)| (name.clone(), (protocol, port))).collect();
+        let atoms = self.m.atoms();
+        let known = |of: fn(NameId) -> Field| {
+            let known = atoms.name_ids().filter(|&id| chosen[&of(id)] == 1).collect();
+            atoms.example_names(&known)
         };
-        use Field::{LocalAddress, LocalManaged, LocalSelf, PeerAddress, PeerManaged, PeerSelf};
+        let end = |[managed, is_self, address, cgroup]: [Field; 4],
+                   labels: BTreeMap<LabelId, String>,
+                   ports,
+                   names| {
+            let is_managed = chosen[&managed] == 1;
+            let mut end = eval::Endpoint {
+                address: number_address(chosen[&address]),
+                labels: is_managed.then_some(labels),
+                is_self: is_managed && chosen[&is_self] == 1,
+                ports: if is_managed { ports } else { BTreeMap::new() },
+                names,
+                cgroup: atoms.cgroup(chosen[&cgroup]).map(str::to_owned),
+            };
+            // A workload has all its ports, whether the flow is about them or not.
+            let is_it = |w: &&Workload| {
+                w.addresses.contains(&end.address)
+                    && end.labels.as_ref() == Some(&w.labels.iter().cloned().collect())
+            };
+            if let Some(workload) = self.policy.workloads.iter().find(is_it) {
+                end.ports = workload.ports.clone();
+            }
+            end
+        };
+        use Field::{LocalAddress, LocalCgroup, LocalManaged, LocalSelf};
+        use Field::{PeerAddress, PeerCgroup, PeerManaged, PeerSelf};
         eval::Flow {
-            source: end(LocalManaged, LocalSelf, LocalAddress, source),
-            destination: end(PeerManaged, PeerSelf, PeerAddress, destination),
-            protocol: u8::try_from(chosen[&Field::Protocol]).expect("a protocol"),
-            port: u16::try_from(chosen[&Field::Port]).expect("a port"),
+            source: end(
+                [LocalManaged, LocalSelf, LocalAddress, LocalCgroup],
+                source,
+                BTreeMap::new(),
+                known(Field::LocalName),
+            ),
+            destination: end(
+                [PeerManaged, PeerSelf, PeerAddress, PeerCgroup],
+                destination,
+                named,
+                known(Field::PeerName),
+            ),
+            protocol,
+            port,
+            source_port: u16::try_from(chosen[&Field::SourcePort]).expect("a port"),
+            http: atoms.request(chosen[&Field::Request]).cloned(),
         }
     }
 }
 
-/// The flows there can be.
-fn possible(m: &mut Manager, policy: &Policy) -> Result<Ref, LimitError> {
+/// The flows there can be, but for [`apart`].
+fn possible(m: &mut Manager, policy: &Policy, labels: &Labels) -> Result<Ref, LimitError> {
     let v4 = Ranges::new(IPV4_FIRST, IPV4_LAST);
     let is_v4 = m.member(Field::LocalAddress, &v4, Manager::YES, Manager::NO)?;
     let is_v6 = m.member(Field::LocalAddress, &v4, Manager::NO, Manager::YES)?;
     let one_family = m.member(Field::PeerAddress, &v4, is_v4, is_v6)?;
-    let listed: BTreeSet<_> = policy.workloads.iter().flat_map(|w| &w.addresses).collect();
-    let loops = listed.into_iter().map(|&address| {
-        let only = Ranges::new(address_number(address), address_number(address));
-        let local = m.member(Field::LocalAddress, &only, Manager::YES, Manager::NO)?;
-        m.member(Field::PeerAddress, &only, local, Manager::NO)
-    });
-    let loops = loops.collect::<Result<_, _>>()?;
-    let loops = m.join(loops)?;
-    let one_family = m.apply(Op::Without, one_family, loops)?;
     let local = ends(m, &Ends::SelfHost(true), End::Local)?;
     let peer = ends(m, &Ends::SelfHost(true), End::Peer)?;
     let both = m.apply(Op::Within, local, peer)?;
-    m.apply(Op::Without, one_family, both)
+    let possible = m.apply(Op::Without, one_family, both)?;
+    let misnamed = misnamed(m, policy, labels)?;
+    let mut possible = m.apply(Op::Without, possible, misnamed)?;
+    for end in [End::Local, End::Peer] {
+        let resolved = resolved(m, end)?;
+        possible = m.apply(Op::Within, resolved, possible)?;
+    }
+    Ok(possible)
+}
+
+/// The flows with an end that is known by all forms of its names, and not by a narrow one alone.
+fn resolved(m: &mut Manager, end: End) -> Result<Ref, LimitError> {
+    let field = |id| match end {
+        End::Local => Field::LocalName(id),
+        End::Peer => Field::PeerName(id),
+    };
+    let yes = Ranges::new(1, 1);
+    let mut all = vec![Manager::YES];
+    for id in m.atoms().name_ids() {
+        let Some(wider) = m.atoms().wider(id) else { continue };
+        let narrow = m.member(field(id), &yes, Manager::NO, Manager::YES)?;
+        let wider = m.member(field(wider), &yes, Manager::YES, Manager::NO)?;
+        all.push(m.apply(Op::Join, narrow, wider)?);
+    }
+    // Pairwise, so that what one form implies for thousands does not make a copy for each.
+    while all.len() > 1 {
+        let pairs = all.chunks(2).map(|pair| match *pair {
+            [a, b] => m.apply(Op::Within, a, b),
+            _ => Ok(pair[0]),
+        });
+        all = pairs.collect::<Result<_, _>>()?;
+    }
+    Ok(all[0])
+}
+
+/// Flows to a workload of the inventory whose port has a name there that it does not have, or lacks one that it has.
+fn misnamed(m: &mut Manager, policy: &Policy, labels: &Labels) -> Result<Ref, LimitError> {
+    if policy.ports.is_empty() {
+        return Ok(Manager::NO);
+    }
+    let mut all = Vec::new();
+    for (id, workload) in (0..).map(WorkloadId).zip(&policy.workloads) {
+        let set = normalize::ends(policy, labels, &Endpoints::Workload(id));
+        let it = ends(m, &set, End::Peer)?;
+        let mut wrong = Vec::new();
+        for (port, name) in labels.port_ids().zip(labels.ports()) {
+            let field = Field::PeerPort(port);
+            let one = Ranges::new(1, 1);
+            let named = m.member(field, &one, Manager::YES, Manager::NO)?;
+            let Some(&(protocol, number)) = workload.ports.get(name) else {
+                wrong.push(named);
+                continue;
+            };
+            let number = Ranges::new(number.into(), number.into());
+            let lacks = m.member(Field::Port, &number, Manager::YES, Manager::NO)?;
+            let has = m.member(Field::Port, &number, Manager::NO, Manager::YES)?;
+            let right = m.member(field, &one, has, lacks)?;
+            let protocol = Ranges::new(protocol.into(), protocol.into());
+            wrong.push(m.member(Field::Protocol, &protocol, right, named)?);
+        }
+        let wrong = m.join(wrong)?;
+        all.push(m.apply(Op::Within, it, wrong)?);
+    }
+    m.join(all)
+}
+
+/// Leaves out peers that can only be the address of the local end itself.
+///
+/// The set is one of possible flows, so that every path asks both addresses. Where one local address is all there is, its own
+/// number is taken from the peers; where there are several, each peer has one that differs. So the diagram hardly grows,
+/// other than one in which no address ever meets itself.
+fn apart(m: &mut Manager, set: Ref) -> Result<Ref, LimitError> {
+    apart_below(m, set, &mut HashMap::new())
+}
+
+fn apart_below(m: &mut Manager, at: Ref, done: &mut HashMap<Ref, Ref>) -> Result<Ref, LimitError> {
+    let Node::Ask(field, _) = *m.node(at) else { return Ok(at) };
+    if let Some(&result) = done.get(&at) {
+        return Ok(result);
+    }
+    let mut edges = Vec::new();
+    for (first, last, to) in steps(m, at, field).collect::<Vec<_>>() {
+        if field != Field::PeerAddress {
+            edges.push(Edge { last, to: apart_below(m, to, done)? });
+            continue;
+        }
+        if let Some(only) = only_local_address(m, to).filter(|a| (first..=last).contains(a)) {
+            if first < only {
+                edges.push(Edge { last: only - 1, to });
+            }
+            edges.push(Edge { last: only, to: Manager::NO });
+        }
+        if edges.last().is_none_or(|edge| edge.last < last) {
+            edges.push(Edge { last, to });
+        }
+    }
+    let result = m.ask(field, edges)?;
+    done.insert(at, result);
+    Ok(result)
+}
+
+/// The local address of every flow below a peer's address, if there is only one.
+fn only_local_address(m: &Manager, at: Ref) -> Option<u128> {
+    let mut open = steps(m, at, Field::LocalAddress).filter(|&(_, _, to)| to != Manager::NO);
+    let (first, last, _) = open.next()?;
+    (first == last && open.next().is_none()).then_some(first)
 }
 
 /// First and last answer of each edge, and where it leads; one edge to itself if the diagram does not begin with `field`.
@@ -384,7 +611,13 @@ fn steps(m: &Manager, at: Ref, field: Field) -> impl Iterator<Item = (u128, u128
 }
 
 /// Of the open answers one that people read easily: addresses kept for documentation (RFC 5737, RFC 3849), well-known ports.
-fn readable(field: Field, chosen: &BTreeMap<Field, u128>, open: &[(u128, u128)]) -> u128 {
+/// Addresses are not `taken` ones where they need not be.
+fn readable(
+    field: Field,
+    chosen: &BTreeMap<Field, u128>,
+    open: &[(u128, u128)],
+    taken: &[u128],
+) -> u128 {
     let address = |text: &str| address_number(text.parse().expect("an address"));
     let managed = |field: Field| chosen.get(&field) == Some(&1);
     let liked: Vec<u128> = match field {
@@ -394,7 +627,12 @@ fn readable(field: Field, chosen: &BTreeMap<Field, u128>, open: &[(u128, u128)])
         }
         Field::PeerAddress => vec![address("198.51.100.7"), address("2001:db8::7")],
         Field::LocalAddress if managed(Field::LocalManaged) => {
-            vec![address("10.0.0.1"), address("10.0.0.4"), address("2001:db8::1")]
+            let hosts = ["10.0.0.1", "10.0.0.4", "10.0.0.5", "10.0.0.6"];
+            hosts
+                .into_iter()
+                .chain(["2001:db8::1", "2001:db8::4", "2001:db8::5"])
+                .map(address)
+                .collect()
         }
         Field::LocalAddress => vec![address("203.0.113.7"), address("2001:db8::8")],
         Field::Protocol => [protocol::TCP, protocol::UDP, protocol::ICMP].map(u128::from).to_vec(),
@@ -404,35 +642,54 @@ fn readable(field: Field, chosen: &BTreeMap<Field, u128>, open: &[(u128, u128)])
             Some(protocol::ICMP6) => vec![128],
             _ => vec![0],
         },
+        Field::SourcePort => match chosen.get(&Field::Protocol).and_then(|&p| u8::try_from(p).ok())
+        {
+            Some(protocol::TCP | protocol::UDP | protocol::SCTP) => vec![SOURCE_PORT.into()],
+            _ => vec![0],
+        },
         Field::LocalManaged
         | Field::LocalSelf
         | Field::LocalLabel(_)
         | Field::PeerSelf
         | Field::PeerLabel(_)
-        | Field::Same(_) => Vec::new(),
+        | Field::Same(_)
+        | Field::PeerName(_)
+        | Field::LocalName(_)
+        | Field::PeerCgroup
+        | Field::LocalCgroup
+        | Field::Request
+        | Field::PeerPort(_)
+        | Field::LocalPort(_) => Vec::new(),
     };
-    // The addresses of both ends differ where they can.
-    let taken = (field == Field::LocalAddress).then(|| chosen.get(&Field::PeerAddress)).flatten();
+    // Both ends have addresses of their own.
+    let other = (field == Field::LocalAddress).then(|| chosen.get(&Field::PeerAddress)).flatten();
+    let is_address = matches!(field, Field::LocalAddress | Field::PeerAddress);
+    let is_free = |n: &u128| other != Some(n) && !(is_address && taken.contains(n));
     let is_open = |n: &u128| open.iter().any(|(first, last)| (first..=last).contains(&n));
     let v4 = |&(first, last): &(u128, u128)| {
         let range = (first.max(IPV4_FIRST), last.min(IPV4_LAST));
         (range.0 <= range.1).then_some(range)
     };
     match field {
-        _ if let Some(n) = liked.into_iter().find(|n| is_open(n) && taken != Some(n)) => n,
+        _ if let Some(n) = liked.into_iter().find(|n| is_open(n) && is_free(n)) => n,
         Field::PeerAddress | Field::LocalAddress => {
-            let (first, last) = open.iter().find_map(v4).unwrap_or(open[0]);
-            // The first address of a net names the net.
-            let first = if first & 0xff == 0 { last.min(first + 1) } else { first };
-            if taken == Some(&first) { last.min(first + 1) } else { first }
+            let ranges = open.iter().filter_map(v4).chain(open.iter().copied());
+            let some = ranges.flat_map(|(first, last)| {
+                // The first address of a net names the net.
+                let host = if first & 0xff == 0 { last.min(first + 1) } else { first };
+                [host, last.min(host.saturating_add(1)), first]
+            });
+            let free = some.clone().find(is_free);
+            let free = free.or_else(|| some.clone().find(|n| other != Some(n)));
+            free.expect("flows are apart")
         }
         _ => open[0].0,
     }
 }
 
-/// A value that is not listed.
-fn unlisted(values: &[String], like: &str) -> String {
+/// A value that is neither listed nor that of the other end.
+fn unlisted(values: &[String], other: Option<&String>, like: &str) -> String {
     let numbered = (2..).map(|n| format!("{like}-{n}"));
     let mut names = std::iter::once(like.to_owned()).chain(numbered);
-    names.find(|name| !values.contains(name)).expect("the list ends")
+    names.find(|name| !values.contains(name) && other != Some(name)).expect("the list ends")
 }

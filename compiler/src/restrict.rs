@@ -107,7 +107,15 @@ fn own(field: Field) -> Option<manifest::Field> {
         | Field::PeerAddress
         | Field::LocalAddress
         | Field::Protocol
-        | Field::Port => None,
+        | Field::PeerPort(_)
+        | Field::LocalPort(_)
+        | Field::Port
+        | Field::SourcePort => None,
+        Field::PeerName(_)
+        | Field::LocalName(_)
+        | Field::PeerCgroup
+        | Field::LocalCgroup
+        | Field::Request => unreachable!("{field:?} is asked in proofs only"),
     }
 }
 

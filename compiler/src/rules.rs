@@ -3,10 +3,11 @@
 //! A set of endpoints is built from tests by union and intersection; complements are pushed into the tests.
 //! An endpoint that is not managed has the value 0, unset, in every dimension, so the complement of a label test is one too.
 
+use crate::atoms::Atoms;
 use crate::ranges::Ranges;
 use seg_artifact::manifest::{Digests, Label};
 use seg_lang::ast::Tier;
-use seg_lang::policy::{LabelId, RuleId, protocol, text};
+use seg_lang::policy::{LabelId, NamePattern, RuleId, protocol, text};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -24,16 +25,32 @@ pub const PORT_MAX: u128 = 65_535;
 pub struct Rules {
     /// How label values are numbered, by [`LabelId`].
     pub labels: Labels,
-    /// Tier and name of each block.
-    pub blocks: Vec<(Tier, String)>,
+    /// The blocks in source order.
+    pub blocks: Vec<Block>,
     /// The rules by [`RuleId`].
     pub rules: Vec<Rule>,
 }
 
 /// Label dimensions and the numbers of their values; see [`Label`]. Beside each the values that are told apart:
-/// no rule has a test that two other values of the dimension answer differently.
+/// no rule has a test that two other values of the dimension answer differently. Then the names of ports, sorted,
+/// and what is asked beyond headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(pub Vec<Label>, Vec<Ranges>);
+pub struct Labels(pub Vec<Label>, Vec<Ranges>, Vec<String>, Atoms);
+
+/// Index into [`Labels::ports`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u32);
+
+/// A block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The tier.
+    pub tier: Tier,
+    /// The name.
+    pub name: String,
+    /// Whether it decides nothing.
+    pub staged: bool,
+}
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +89,8 @@ pub struct Flow {
     pub to: Ends,
     /// What they carry.
     pub on: Services,
+    /// The numbers of their requests, neither none nor all of them; `None` if that is not asked.
+    pub requests: Option<Ranges>,
 }
 
 /// Flows a rule does not match after all.
@@ -100,13 +119,37 @@ pub enum Ends {
     Union(Vec<Ends>),
     /// In all of these.
     Intersect(Vec<Ends>),
+    /// Whether a name of this form resolves to it.
+    Name(NamePattern, bool),
+    /// Whether it is a process of the machine itself in this control group or below.
+    Cgroup(String, bool),
 }
 
 /// A set of services: ranges of protocols, and the ports of each.
 ///
 /// INVARIANT: protocols ascend, port sets are not empty, neighbours with equal ports are one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Services(pub Vec<(u8, u8, Ranges)>);
+pub struct Services(pub Vec<(u8, u8, Ports)>);
+
+/// What a set holds of a protocol.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ports {
+    /// Pairs of a port and a source port, or of an ICMP type and a code: in each part, any of the first with any of the second.
+    ///
+    /// INVARIANT: parts ascend; no two have a source port, or all their ports, in common; neither side of a part is empty.
+    Pairs(Vec<(Ranges, Ranges)>),
+    /// It depends on whether the destination calls its port so.
+    ///
+    /// INVARIANT: names ascend downwards, and both sides differ.
+    Named {
+        /// The name.
+        name: PortId,
+        /// If it does.
+        yes: Box<Ports>,
+        /// If not.
+        no: Box<Ports>,
+    },
+}
 
 /// The number of an address.
 pub fn address_number(address: IpAddr) -> u128 {
@@ -122,10 +165,34 @@ pub fn number_address(number: u128) -> IpAddr {
 }
 
 impl Labels {
-    /// Dimensions, each with the values that are told apart; those are all listed.
-    pub fn new(dimensions: impl IntoIterator<Item = (Label, Ranges)>) -> Self {
+    /// Dimensions, each with the values that are told apart; those are all listed. And the names of ports, sorted.
+    pub fn new(
+        dimensions: impl IntoIterator<Item = (Label, Ranges)>,
+        ports: Vec<String>,
+        atoms: Atoms,
+    ) -> Self {
         let (labels, told_apart) = dimensions.into_iter().unzip();
-        Self(labels, told_apart)
+        Self(labels, told_apart, ports, atoms)
+    }
+
+    /// The names of ports by [`PortId`].
+    pub fn ports(&self) -> &[String] {
+        &self.2
+    }
+
+    /// The names of ports by number.
+    pub fn port_ids(&self) -> impl Iterator<Item = PortId> + use<> {
+        (0..u32::try_from(self.2.len()).expect("ports are bounded")).map(PortId)
+    }
+
+    /// Values of an endpoint's record: one for each dimension and each name of a port.
+    pub fn n_values(&self) -> u32 {
+        u32::try_from(self.0.len() + self.2.len()).expect("dimensions and ports are bounded")
+    }
+
+    /// What is asked beyond headers.
+    pub fn atoms(&self) -> &Atoms {
+        &self.3
     }
 
     /// The values of a dimension that are told apart.
@@ -184,6 +251,8 @@ impl Ends {
         match self {
             Self::Managed(is) => Self::Managed(!is),
             Self::SelfHost(is) => Self::SelfHost(!is),
+            Self::Name(pattern, is) => Self::Name(pattern, !is),
+            Self::Cgroup(path, is) => Self::Cgroup(path, !is),
             Self::Label(label, values) => Self::Label(label, values.complement(labels.max(label))),
             Self::Address(ranges) => Self::Address(ranges.complement(u128::MAX)),
             Self::Union(parts) => Self::join(Join::All, each(parts), labels),
@@ -215,6 +284,8 @@ impl Ends {
         let opposite = |part: &Self| match part {
             Self::Managed(is) => rest.contains(&Self::Managed(!is)),
             Self::SelfHost(is) => rest.contains(&Self::SelfHost(!is)),
+            Self::Name(pattern, is) => rest.contains(&Self::Name(pattern.clone(), !is)),
+            Self::Cgroup(path, is) => rest.contains(&Self::Cgroup(path.clone(), !is)),
             Self::Union(_) | Self::Intersect(_) => *part == all,
             Self::Label(..) | Self::Address(_) => false,
         };
@@ -246,6 +317,11 @@ impl Ends {
             Self::Managed(false) => "unmanaged".to_owned(),
             Self::SelfHost(true) => "self".to_owned(),
             Self::SelfHost(false) => "not self".to_owned(),
+            Self::Name(pattern, is) => {
+                let not = if *is { "" } else { "not " };
+                format!("{not}fqdn({})", text::name_pattern(pattern))
+            }
+            Self::Cgroup(path, is) => format!("{}cgroup({path})", if *is { "" } else { "not " }),
             Self::Label(label, values) => {
                 label_text(labels.label(*label), values, labels.max(*label))
             }
@@ -293,37 +369,79 @@ fn test(tested: Tested, join: Join, sets: &[Ranges], labels: &Labels) -> Ends {
 impl Services {
     /// Every service.
     pub fn any() -> Self {
-        Self(vec![(0, u8::MAX, Ranges::new(0, PORT_MAX))])
+        Self(vec![(0, u8::MAX, Ports::any())])
     }
 
-    fn text(&self) -> String {
+    fn text(&self, labels: &Labels) -> String {
         if *self == Self::any() {
             return "any".to_owned();
         }
-        let one = |&(first, last, ref ports): &(u8, u8, Ranges)| {
-            let protocol = match first {
-                _ if first < last => format!("proto/{first}-{last}"),
+        let each = self.0.iter().flat_map(|(first, last, ports)| {
+            let protocol = match *first {
+                first if first < *last => format!("proto/{first}-{last}"),
                 protocol::ICMP => "icmp".to_owned(),
                 protocol::TCP => "tcp".to_owned(),
                 protocol::UDP => "udp".to_owned(),
                 protocol::ICMP6 => "icmp6".to_owned(),
                 protocol::SCTP => "sctp".to_owned(),
-                _ => format!("proto/{first}"),
+                first => format!("proto/{first}"),
             };
-            if *ports == Ranges::new(0, PORT_MAX) {
-                return protocol;
-            }
-            let ports =
-                ports.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
-            format!("{protocol}/{}", braced(ports.collect()))
-        };
-        braced(self.0.iter().map(one).collect())
+            let mut texts = Vec::new();
+            ports.texts(labels, &protocol, "", &mut texts);
+            texts
+        });
+        braced(each.collect())
     }
+}
+
+impl Ports {
+    /// Every pair.
+    pub fn any() -> Self {
+        Self::Pairs(vec![(Ranges::new(0, PORT_MAX), Ranges::new(0, PORT_MAX))])
+    }
+
+    /// No pair.
+    pub fn none() -> Self {
+        Self::Pairs(Vec::new())
+    }
+
+    /// One text for each way to be in the set.
+    fn texts(&self, labels: &Labels, protocol: &str, named: &str, texts: &mut Vec<String>) {
+        match self {
+            Self::Pairs(pairs) => {
+                let source = if protocol.starts_with("icmp") { "code" } else { "sport" };
+                texts.extend(pairs.iter().map(|(ports, sources)| {
+                    let ports = ports_text(ports).map_or(String::new(), |text| format!("/{text}"));
+                    let sources = ports_text(sources);
+                    let sources =
+                        sources.map_or(String::new(), |text| format!(" & {source} {text}"));
+                    format!("{protocol}{ports}{named}{sources}")
+                }));
+            }
+            Self::Named { name, yes, no } => {
+                let name = &labels.ports()[name.0 as usize];
+                yes.texts(labels, protocol, &format!("{named} & port {name}"), texts);
+                no.texts(labels, protocol, &format!("{named} & not port {name}"), texts);
+            }
+        }
+    }
+}
+
+/// `None` for all of them.
+fn ports_text(ports: &Ranges) -> Option<String> {
+    let one = |(a, b): (u128, u128)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    (*ports != Ranges::new(0, PORT_MAX)).then(|| braced(ports.iter().map(one).collect()))
 }
 
 impl Flow {
     fn text(&self, labels: &Labels) -> String {
-        format!("{} -> {} on {}", self.from.text(labels), self.to.text(labels), self.on.text())
+        let on = self.on.text(labels);
+        let requests = self.requests.as_ref().map_or(String::new(), |numbers| {
+            let one =
+                |(a, b): (u128, u128)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+            format!(" & request {}", braced(numbers.iter().map(one).collect()))
+        });
+        format!("{} -> {} on {on}{requests}", self.from.text(labels), self.to.text(labels))
     }
 }
 
@@ -331,6 +449,10 @@ impl Rules {
     /// The rules as text, a line for each, blocks in source order.
     pub fn text(&self) -> String {
         let mut text = String::new();
+        for (number, request) in self.labels.atoms().requests() {
+            let (method, path) = (&request.method, &request.path);
+            writeln!(text, "request {number} as {method} {path}").expect("a string");
+        }
         for label in &self.labels.0 {
             let kind = if label.closed { "closed" } else { "open" };
             let values = label.values.iter().enumerate();
@@ -338,8 +460,9 @@ impl Rules {
             writeln!(text, "label {} {kind} {{{}}}", label.name, values.join(", "))
                 .expect("a string");
         }
-        for (index, (tier, name)) in self.blocks.iter().enumerate() {
-            writeln!(text, "{} {name}", text::tier(*tier)).expect("a string");
+        for (index, block) in self.blocks.iter().enumerate() {
+            let staged = if block.staged { "staged " } else { "" };
+            writeln!(text, "{staged}{} {}", text::tier(block.tier), block.name).expect("a string");
             for rule in self.rules.iter().filter(|rule| rule.block == index) {
                 writeln!(text, "  #{} {}", rule.id.0, self.rule_text(rule)).expect("a string");
             }
@@ -351,8 +474,9 @@ impl Rules {
     pub fn digests(&self) -> Digests {
         let digest = |tier: Tier| {
             let of_tier = |rule: &Rule| {
-                let (of, name) = &self.blocks[rule.block];
-                (*of == tier).then(|| format!("{name} {}\n", self.rule_text(rule)))
+                let Block { tier: of, name, staged } = &self.blocks[rule.block];
+                let staged = if *staged { "staged " } else { "" };
+                (*of == tier).then(|| format!("{staged}{name} {}\n", self.rule_text(rule)))
             };
             let mut lines: Vec<_> = self.rules.iter().filter_map(of_tier).collect();
             lines.sort();

@@ -64,13 +64,21 @@ impl Shape<'_> {
                     Question::PeerLabel(label) => Field::PeerLabel(label.0),
                     Question::Same(label) => Field::Same(label.0),
                     Question::Protocol => Field::Protocol,
+                    Question::PeerPort(port) => Field::PeerPort(port.0),
+                    Question::LocalPort(port) => Field::LocalPort(port.0),
                     Question::Port => Field::Port,
+                    Question::SourcePort => Field::SourcePort,
                     Question::LocalManaged
                     | Question::LocalSelf
                     | Question::LocalLabel(_)
                     | Question::PeerManaged
                     | Question::PeerAddress
                     | Question::LocalAddress => unreachable!("asked before: {question:?}"),
+                    Question::PeerName(_)
+                    | Question::LocalName(_)
+                    | Question::PeerCgroup
+                    | Question::LocalCgroup
+                    | Question::Request => unreachable!("asked in proofs only: {question:?}"),
                 };
                 let steps = edges
                     .iter()

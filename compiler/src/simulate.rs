@@ -83,9 +83,12 @@ fn bound(labels: &Labels, end: &Endpoint, other: Option<&Endpoint>, number: u32)
             listed
         }
     };
-    let values: Vec<u32> = labels.ids().map(value).collect();
-    let record = maps::record(number, end.is_self, 0, &values);
-    Some(Bound { record, labels: values, is_self: end.is_self })
+    let own_labels: Vec<u32> = labels.ids().map(value).collect();
+    let port =
+        |name| end.ports.get(name).map_or(0, |&(protocol, port)| maps::port_value(protocol, port));
+    let ports: Vec<u32> = labels.ports().iter().map(port).collect();
+    let record = maps::record(number, end.is_self, 0, &[own_labels.clone(), ports].concat());
+    Some(Bound { record, labels: own_labels, is_self: end.is_self })
 }
 
 /// The compiled code of a policy, ready to judge.
@@ -102,8 +105,8 @@ impl<'a> Simulator<'a> {
     pub fn new(trees: &'a Trees) -> Result<Self, NativeError> {
         let functions: Vec<_> =
             pipeline::functions(trees).into_iter().map(|(_, function)| function).collect();
-        let n_labels = u32::try_from(trees.rules.labels.0.len()).unwrap_or(u32::MAX);
-        Ok(Self { engine: Engine::new(&functions, n_labels)?, trees })
+        let n_values = trees.rules.labels.n_values();
+        Ok(Self { engine: Engine::new(&functions, n_values)?, trees })
     }
 
     /// What the programs of both ends make of a flow's first frame; nothing for an end that is not managed.
@@ -151,6 +154,6 @@ pub fn decision(trees: &Trees, outcome: Outcome) -> Option<Decision> {
         return Some(Decision { verdict, tier: None, rule: None });
     }
     let rule = counter.checked_sub(maps::RULE_COUNTERS)?;
-    let tier = trees.rules.blocks.get(trees.rules.rules.get(rule as usize)?.block)?.0;
+    let tier = trees.rules.blocks.get(trees.rules.rules.get(rule as usize)?.block)?.tier;
     Some(Decision { verdict, tier: Some(tier), rule: Some(RuleId(rule)) })
 }

@@ -17,6 +17,10 @@ pub enum Field {
     PeerLabel(u32),
     /// 1 if both ends have the same value in this dimension and it is not unset. Only below managed roots.
     Same(u32),
+    /// 1 if protocol and port are those the peer has by this name (index as in the manifest). Only below managed roots.
+    PeerPort(u32),
+    /// 1 if protocol and port are those this end has by this name.
+    LocalPort(u32),
     /// IPv4 address of the peer. Only below IPv4 roots, as the next.
     PeerAddress4,
     /// IPv4 address of this end.
@@ -33,6 +37,8 @@ pub enum Field {
     Protocol,
     /// Destination port; the type for ICMP and ICMPv6; 0 for other protocols.
     Port,
+    /// Source port; the code for ICMP and ICMPv6; 0 for other protocols.
+    SourcePort,
 }
 
 /// Index into [`Tree::nodes`].
@@ -222,13 +228,13 @@ impl Kind {
 impl Field {
     fn has_answer(self, kind: Kind) -> bool {
         match self {
-            Self::PeerSelf | Self::PeerLabel(_) | Self::Same(_) => kind.managed,
+            Self::PeerSelf | Self::PeerLabel(_) | Self::Same(_) | Self::PeerPort(_) => kind.managed,
             Self::PeerAddress4 | Self::LocalAddress4 => kind.family == Family::V4,
             Self::PeerAddress6High
             | Self::PeerAddress6Low
             | Self::LocalAddress6High
             | Self::LocalAddress6Low => kind.family == Family::V6,
-            Self::Protocol | Self::Port => true,
+            Self::LocalPort(_) | Self::Protocol | Self::Port | Self::SourcePort => true,
         }
     }
 
@@ -243,7 +249,10 @@ impl Field {
             Self::PeerAddress6Low => "peer address low".to_owned(),
             Self::LocalAddress6Low => "local address low".to_owned(),
             Self::Protocol => "protocol".to_owned(),
+            Self::PeerPort(port) => format!("peer port #{port}"),
+            Self::LocalPort(port) => format!("local port #{port}"),
             Self::Port => "port".to_owned(),
+            Self::SourcePort => "source port".to_owned(),
         }
     }
 
@@ -260,9 +269,14 @@ impl Field {
             Self::PeerAddress6Low | Self::LocalAddress6Low => {
                 Ipv6Addr::from_bits(u128::from(bound)).to_string()
             }
-            Self::PeerSelf | Self::PeerLabel(_) | Self::Same(_) | Self::Protocol | Self::Port => {
-                bound.to_string()
-            }
+            Self::PeerSelf
+            | Self::PeerLabel(_)
+            | Self::Same(_)
+            | Self::PeerPort(_)
+            | Self::LocalPort(_)
+            | Self::Protocol
+            | Self::Port
+            | Self::SourcePort => bound.to_string(),
         }
     }
 }

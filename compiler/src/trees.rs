@@ -2,11 +2,12 @@
 
 use crate::decide::decide;
 use crate::diagram::{Manager, Ref};
-use crate::limits::{COMPARISONS_MAX, LABELS_MAX, LimitError, NODES_MAX};
+use crate::limits::{COMPARISONS_MAX, LimitError, NODES_MAX};
 use crate::normalize::{normalize, rule_labels};
 use crate::restrict::restrict;
 use crate::rules::Rules;
 use crate::shape::shape;
+use crate::target;
 use crate::tree::Tree;
 use seg_artifact::manifest::Roles;
 use seg_lang::ast::Direction;
@@ -40,10 +41,12 @@ pub struct Way {
 ///
 /// # Errors
 /// [`LimitError`] if the policy is too large.
+///
+/// # Panics
+/// If a rule asks what no hook can answer, which [`target::unenforceable`] tells.
 pub fn compile(policy: &Policy) -> Result<Trees, LimitError> {
-    if policy.labels.len() > LABELS_MAX {
-        return Err(LimitError::Labels { needed: policy.labels.len() });
-    }
+    LimitError::of_records(policy)?;
+    assert!(target::unenforceable(policy).is_empty(), "such a policy is refused before");
     let rules = normalize(policy, rule_labels(policy));
     let mut diagrams = Manager::new(&rules.labels, NODES_MAX);
     let outbound = way(&mut diagrams, &rules, Direction::Outbound)?;

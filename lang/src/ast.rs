@@ -69,6 +69,8 @@ pub enum LiteralValue {
     Date(String),
     /// A bare word, such as the `POST` of `http(POST "/x")`.
     Ident(String),
+    /// `lo-hi` as written, which may run backwards; only in calls.
+    Range(u64, u64),
 }
 
 /// The kinds of item.
@@ -97,7 +99,7 @@ pub enum Kind {
         /// Its meaning.
         set: Set,
     },
-    /// `workload name at set is set`.
+    /// `workload name at set is set on { port = set }`.
     Workload {
         /// The name.
         name: Name,
@@ -105,6 +107,8 @@ pub enum Kind {
         at: Set,
         /// The labels.
         is: Set,
+        /// The named ports.
+        ports: Vec<(Name, Set)>,
     },
     /// `guard`, `policy` or `baseline` with a body.
     Block {
@@ -363,7 +367,7 @@ pub enum SetKind {
         /// The ports, ICMP types or protocol numbers.
         ports: Vec<Spanned<Port>>,
     },
-    /// `http(POST "/x")`.
+    /// `http(POST "/x")`, `sport(1024-65535)`.
     Call {
         /// The predicate.
         name: Name,
@@ -372,6 +376,15 @@ pub enum SetKind {
     },
     /// A set that did not parse; a diagnostic stands for it.
     Error,
+    /// `icmp/3/4`, `icmp/destination-unreachable/{ 0, 4 }`.
+    Codes {
+        /// The protocol.
+        protocol: Name,
+        /// The ICMP types.
+        of: Spanned<Port>,
+        /// The codes of these types.
+        codes: Vec<Spanned<Port>>,
+    },
 }
 
 /// What may follow `tcp/`.

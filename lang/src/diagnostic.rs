@@ -18,9 +18,11 @@ pub enum Severity {
 pub struct Diagnostic {
     /// Which kind of finding, declared in [`crate::codes`].
     pub code: Code,
+    /// That of the code, unless `seg.toml` says otherwise.
+    pub severity: Severity,
     /// Lowercase, no full stop, user text in backticks.
     pub message: String,
-    /// Where, first the cause.
+    /// Where, first the cause; nowhere if it is about the package as a whole.
     pub labels: Vec<Label>,
     /// Ways out, in words.
     pub helps: Vec<String>,
@@ -55,13 +57,23 @@ pub struct Fix {
     pub span: Span,
     /// By what.
     pub text: String,
+    /// Whether nothing else can be meant; else a person decides.
+    pub sure: bool,
 }
 
 impl Diagnostic {
     /// A finding at one place.
     pub fn new(code: Code, message: impl Into<String>, span: Span) -> Self {
-        let first = Label { span, text: String::new() };
-        Self { code, message: message.into(), labels: vec![first], helps: vec![], fixes: vec![] }
+        let mut found = Self::of_package(code, message);
+        found.labels.push(Label { span, text: String::new() });
+        found
+    }
+
+    /// A finding about the package as a whole, at no place.
+    pub fn of_package(code: Code, message: impl Into<String>) -> Self {
+        let severity = code.severity();
+        let message = message.into();
+        Self { code, severity, message, labels: vec![], helps: vec![], fixes: vec![] }
     }
 
     /// Says something at the first place.
@@ -90,7 +102,14 @@ impl Diagnostic {
     /// Adds an edit that mends it.
     #[must_use]
     pub fn fix(mut self, span: Span, text: impl Into<String>) -> Self {
-        self.fixes.push(Fix { span, text: text.into() });
+        self.fixes.push(Fix { span, text: text.into(), sure: true });
+        self
+    }
+
+    /// Adds an edit that probably mends it, such as a name that is spelled nearly so.
+    #[must_use]
+    pub fn guess(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.fixes.push(Fix { span, text: text.into(), sure: false });
         self
     }
 }

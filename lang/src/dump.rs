@@ -6,6 +6,7 @@ use crate::ast::{
     Action, Annotation, Arrow, Claim, ClaimsKind, DefineKind, Direction, Exempt, Expect, File,
     Flow, Item, Kind, Literal, LiteralValue, Name, ParamType, Path, Port, Same, Set, SetKind, Tier,
 };
+use crate::source::Spanned;
 use std::fmt::Write as _;
 
 /// The text form of a file.
@@ -52,9 +53,16 @@ fn kind(kind: &Kind, level: usize, out: &mut String) {
             };
             line(out, level, &format!("({what} {} {})", name.value, set_text(set)));
         }
-        Kind::Workload { name, at, is } => {
+        Kind::Workload { name, at, is, ports } => {
             let (at, is) = (set_text(at), set_text(is));
-            line(out, level, &format!("(workload {} (at {at}) (is {is}))", name.value));
+            let ports =
+                ports.iter().map(|(port, set)| format!(" ({} {})", port.value, set_text(set)));
+            let on = if ports.len() > 0 {
+                format!(" (on{})", ports.collect::<String>())
+            } else {
+                String::new()
+            };
+            line(out, level, &format!("(workload {} (at {at}) (is {is}){on})", name.value));
         }
         Kind::Block { tier, staged, name, scope, items: inner } => {
             let staged = if staged.is_some() { "staged " } else { "" };
@@ -153,6 +161,7 @@ fn literals(literals: &[Literal]) -> String {
         LiteralValue::String(text) => format!(" {text:?}"),
         LiteralValue::Number(number) => format!(" {number}"),
         LiteralValue::Date(text) | LiteralValue::Ident(text) => format!(" {text}"),
+        LiteralValue::Range(lo, hi) => format!(" {lo}-{hi}"),
     };
     literals.iter().map(text).collect()
 }
@@ -222,18 +231,26 @@ fn set_text(set: &Set) -> String {
         SetKind::Prefix { address, len } => format!("{address}/{len}"),
         SetKind::Range(a, b) => format!("{a}-{b}"),
         SetKind::Ports { protocol, ports } => {
-            let port = |port: &Port| match port {
-                Port::Range(lo, hi) if lo == hi => lo.to_string(),
-                Port::Range(lo, hi) => format!("{lo}-{hi}"),
-                Port::Name(name) => name.clone(),
-            };
-            let ports: Vec<String> = ports.iter().map(|p| port(&p.value)).collect();
-            match ports.as_slice() {
-                [only] => format!("{}/{only}", protocol.value),
-                ports => format!("{}/[{}]", protocol.value, ports.join(" ")),
-            }
+            format!("{}/{}", protocol.value, ports_text(ports))
+        }
+        SetKind::Codes { protocol, of, codes } => {
+            let of = ports_text(std::slice::from_ref(of));
+            format!("{}/{of}/{}", protocol.value, ports_text(codes))
         }
         SetKind::Call { name, arguments } => format!("({}{})", name.value, literals(arguments)),
         SetKind::Error => "(error)".to_owned(),
+    }
+}
+
+fn ports_text(ports: &[Spanned<Port>]) -> String {
+    let port = |port: &Spanned<Port>| match &port.value {
+        Port::Range(lo, hi) if lo == hi => lo.to_string(),
+        Port::Range(lo, hi) => format!("{lo}-{hi}"),
+        Port::Name(name) => name.clone(),
+    };
+    let ports: Vec<String> = ports.iter().map(port).collect();
+    match ports.as_slice() {
+        [only] => only.clone(),
+        ports => format!("[{}]", ports.join(" ")),
     }
 }

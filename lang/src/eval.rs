@@ -4,7 +4,8 @@
 
 use crate::ast::{Action, Direction, Tier};
 use crate::policy::{
-    BlockId, Endpoints, Exempt, LabelId, Match, Policy, Rule, RuleId, RuleKind, Services, text,
+    BlockId, Endpoints, Exempt, LabelId, Match, NamePattern, PathPattern, Policy, Rule, RuleId,
+    RuleKind, Services, protocol, text,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +19,35 @@ pub struct Endpoint {
     pub labels: Option<BTreeMap<LabelId, String>>,
     /// Whether this is the machine that enforces the policy; such an endpoint is managed.
     pub is_self: bool,
+    /// Protocol and port by name, of a managed endpoint; see [`Policy::ports`].
+    pub ports: BTreeMap<String, (u8, u16)>,
+    /// The names that resolve to the address, in lower case, without a dot at the end.
+    pub names: BTreeSet<String>,
+    /// Path of the control group of the process, such as `system.slice/ssh.service`; known of this machine only.
+    pub cgroup: Option<String>,
+}
+
+impl Endpoint {
+    /// The endpoint with an address that is not managed and known by no name.
+    pub fn at(address: IpAddr) -> Self {
+        Self {
+            address,
+            labels: None,
+            is_self: false,
+            ports: BTreeMap::new(),
+            names: BTreeSet::new(),
+            cgroup: None,
+        }
+    }
+}
+
+/// An HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request {
+    /// The method, such as `GET`.
+    pub method: String,
+    /// The path, from its `/` on, without a query.
+    pub path: String,
 }
 
 /// The first packet of a connection.
@@ -31,6 +61,10 @@ pub struct Flow {
     pub protocol: u8,
     /// Destination port; the type for ICMP and ICMPv6; 0 for protocols that have neither.
     pub port: u16,
+    /// Source port; the code for ICMP and ICMPv6; 0 for protocols that have neither.
+    pub source_port: u16,
+    /// The request it carries; `None` if it carries none that is known. Only TCP carries one.
+    pub http: Option<Request>,
 }
 
 /// What becomes of a flow.
@@ -67,6 +101,10 @@ pub struct Explanation {
     pub decision: Decision,
     /// Every tier, strongest first, whether or not it was asked.
     pub tiers: [(Tier, Opinion); 3],
+    /// What each staged block that speaks of the flow says, in source order.
+    pub staged: Vec<(BlockId, Verdict, RuleId)>,
+    /// The outcome if staged blocks counted like the others.
+    pub with_staged: Decision,
     /// Rules that miss the flow by one condition and would have turned the outcome, in source order.
     pub near_misses: Vec<NearMiss>,
 }
@@ -84,7 +122,7 @@ const TIERS: [Tier; 3] = [Tier::Guard, Tier::Policy, Tier::Baseline];
 
 /// Decides one flow.
 pub fn decide(policy: &Policy, flow: &Flow) -> Decision {
-    outcome(policy, &matching(policy, flow))
+    outcome(policy, &enforced(policy, matching(policy, flow)))
 }
 
 /// What one block says about a flow.
@@ -94,8 +132,14 @@ pub fn block_verdict(policy: &Policy, block: BlockId, flow: &Flow) -> Opinion {
 
 /// Decides one flow and says why.
 pub fn explain(policy: &Policy, flow: &Flow) -> Explanation {
-    let matching = matching(policy, flow);
+    let all = matching(policy, flow);
+    let matching = enforced(policy, all.clone());
     let decision = outcome(policy, &matching);
+    let with_staged = outcome(policy, &all);
+    let blocks = (0u32..).map(BlockId).zip(&policy.blocks).filter(|(_, block)| block.staged);
+    let staged = blocks
+        .filter_map(|(id, _)| block_opinion(id, &all).map(|(verdict, rule)| (id, verdict, rule)));
+    let staged = staged.collect();
     let tiers = TIERS.map(|tier| (tier, tier_opinion(policy, tier, &matching)));
     let mut near_misses = vec![];
     for (id, rule) in numbered(policy) {
@@ -103,11 +147,12 @@ pub fn explain(policy: &Policy, flow: &Flow) -> Explanation {
         let [reason] = failed.as_slice() else { continue };
         let mut with_it = matching.clone();
         with_it.insert(id, rule);
+        let with_it = enforced(policy, with_it);
         if outcome(policy, &with_it).verdict != decision.verdict {
             near_misses.push(NearMiss { rule: id, reason: reason.clone() });
         }
     }
-    Explanation { decision, tiers, near_misses }
+    Explanation { decision, tiers, staged, with_staged, near_misses }
 }
 
 /// The rules that match a flow, in source order.
@@ -115,6 +160,13 @@ type Matching<'a> = BTreeMap<RuleId, &'a Rule>;
 
 fn matching<'a>(policy: &'a Policy, flow: &Flow) -> Matching<'a> {
     numbered(policy).filter(|(_, rule)| rule_matches(policy, rule, flow)).collect()
+}
+
+/// Without the rules of staged blocks, which decide nothing.
+fn enforced<'a>(policy: &Policy, mut matching: Matching<'a>) -> Matching<'a> {
+    let staged = |rule: &Rule| policy.blocks.get(rule.block.0 as usize).is_some_and(|b| b.staged);
+    matching.retain(|_, rule| !staged(rule));
+    matching
 }
 
 /// `guard ▷ policy ▷ baseline ▷ deny`.
@@ -196,7 +248,7 @@ pub fn flow_matches(policy: &Policy, matched: &Match, flow: &Flow) -> bool {
     };
     let ends = there(&flow.source, &flow.destination)
         || matched.both_ways && there(&flow.destination, &flow.source);
-    ends && services_contain(&matched.on, flow.protocol, flow.port)
+    ends && services_contain(&matched.on, flow)
 }
 
 /// Both ends have a value in each dimension, and it is the same.
@@ -228,27 +280,58 @@ pub fn contains(policy: &Policy, set: &Endpoints, endpoint: &Endpoint) -> bool {
             let labels: BTreeMap<_, _> = workload.labels.iter().cloned().collect();
             endpoint.labels.as_ref() == Some(&labels)
                 && workload.addresses.contains(&endpoint.address)
+                && endpoint.ports == workload.ports
         }),
         Endpoints::Union(sets) => sets.iter().any(|set| contains(policy, set, endpoint)),
         Endpoints::Intersect(sets) => sets.iter().all(|set| contains(policy, set, endpoint)),
         Endpoints::Except(set, taken) => {
             contains(policy, set, endpoint) && !contains(policy, taken, endpoint)
         }
+        Endpoints::Name(NamePattern { name: wanted, below }) => {
+            endpoint.names.iter().any(|name| match name.strip_suffix(wanted) {
+                Some("") => !below,
+                Some(front) => *below && front.ends_with('.'),
+                None => false,
+            })
+        }
+        Endpoints::Cgroup(wanted) => endpoint.cgroup.as_ref().is_some_and(|cgroup| {
+            let rest = cgroup.strip_prefix(wanted);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }),
     }
 }
 
-/// Whether a protocol and port are in a set of services.
-pub fn services_contain(set: &Services, protocol: u8, port: u16) -> bool {
+/// Whether the service of a flow is in a set.
+pub fn services_contain(set: &Services, flow: &Flow) -> bool {
     match set {
         Services::Any => true,
-        Services::Ports { protocol: wanted, first, last } => {
-            protocol == *wanted && (*first..=*last).contains(&port)
+        Services::Ports { protocol, first, last } => {
+            flow.protocol == *protocol && (*first..=*last).contains(&flow.port)
         }
-        Services::Union(sets) => sets.iter().any(|set| services_contain(set, protocol, port)),
-        Services::Intersect(sets) => sets.iter().all(|set| services_contain(set, protocol, port)),
+        Services::SourcePorts { first, last } => {
+            let has_ports = [protocol::TCP, protocol::UDP, protocol::SCTP].contains(&flow.protocol);
+            has_ports && (*first..=*last).contains(&flow.source_port)
+        }
+        Services::Codes { protocol, first, last } => {
+            let codes = u16::from(*first)..=u16::from(*last);
+            flow.protocol == *protocol && codes.contains(&flow.source_port)
+        }
+        Services::Named { protocol, name } => {
+            let to = &flow.destination;
+            let own = to.labels.as_ref().and_then(|_| to.ports.get(name));
+            flow.protocol == *protocol && own == Some(&(flow.protocol, flow.port))
+        }
+        Services::Union(sets) => sets.iter().any(|set| services_contain(set, flow)),
+        Services::Intersect(sets) => sets.iter().all(|set| services_contain(set, flow)),
         Services::Except(set, taken) => {
-            services_contain(set, protocol, port) && !services_contain(taken, protocol, port)
+            services_contain(set, flow) && !services_contain(taken, flow)
         }
+        Services::Http { method, path } => flow.http.as_ref().is_some_and(|request| {
+            method.as_ref().is_none_or(|method| *method == request.method)
+                && path.as_ref().is_none_or(|PathPattern { text, prefix }| {
+                    if *prefix { request.path.starts_with(text) } else { request.path == *text }
+                })
+        }),
     }
 }
 
@@ -257,8 +340,8 @@ fn failures(policy: &Policy, rule: &Rule, flow: &Flow) -> Vec<String> {
     match &rule.kind {
         RuleKind::Match { flow: matched, when, unless, .. } => {
             let mut failed = side_failures(policy, matched, flow);
-            if !services_contain(&matched.on, flow.protocol, flow.port) {
-                let seen = text::service(flow.protocol, flow.port);
+            if !services_contain(&matched.on, flow) {
+                let seen = text::service(flow, text::asked(&matched.on));
                 failed
                     .push(format!("service is {seen}, rule wants {}", text::services(&matched.on)));
             }
@@ -332,6 +415,18 @@ fn set_failures(policy: &Policy, set: &Endpoints, end: &Endpoint, which: &str) -
         Endpoints::Managed | Endpoints::Unmanaged => {
             let managed = if end.labels.is_some() { "managed" } else { "unmanaged" };
             (format!("is {managed}"), text::endpoints(policy, set))
+        }
+        Endpoints::Cgroup(_) => {
+            let seen = match &end.cgroup {
+                Some(cgroup) => format!("runs in {cgroup}"),
+                None => "runs in no control group that is known".to_owned(),
+            };
+            (seen, text::endpoints(policy, set))
+        }
+        Endpoints::Name(_) => {
+            let names: Vec<_> = end.names.iter().map(String::as_str).collect();
+            let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+            (format!("is known by {names}"), text::endpoints(policy, set))
         }
         Endpoints::Any
         | Endpoints::SelfHost

@@ -7,6 +7,7 @@ use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::source::{FileId, Span, Spanned};
 use crate::token::Token;
+use jiff::civil::Date;
 use logos::{Lexer, Logos};
 use std::net::IpAddr;
 
@@ -73,11 +74,20 @@ enum Raw {
     Date,
     #[regex(r"[0-9]+(\.[0-9]+)+(/[0-9]+(\.[0-9]+)*)?")]
     Dotted,
+    #[regex(r"[0-9]+(\.[0-9]+)*(\.\*)+")]
+    Wildcards,
     // Whatever has two colons among hexadecimal digits is meant as an IPv6 address: a label has one.
     #[regex(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:]*(\.[0-9]+)*(/[0-9]+)?", priority = 30)]
     Coloned,
     #[token("\"", string)]
     String,
+    #[token("=>")]
+    #[token("-->")]
+    #[token("==>")]
+    ForeignArrow,
+    #[token("//", foreign_comment)]
+    #[token("/*", foreign_comment)]
+    ForeignComment,
     #[token("->")]
     #[token("<->")]
     #[token("~>")]
@@ -107,6 +117,25 @@ fn string(lexer: &mut Lexer<'_, Raw>) {
     let line = line.split_once(" #").map_or(line, |(text, _)| text);
     let brackets = [' ', '\t', '\r', ')', '{', '}', ','];
     lexer.bump(line.trim_end_matches(brackets).len());
+}
+
+/// Takes the rest of a comment of another language, unless its mark goes on with a word: `tcp/*`, `https://`.
+fn foreign_comment(lexer: &mut Lexer<'_, Raw>) {
+    let before = lexer.source().get(..lexer.span().start).and_then(|text| text.chars().next_back());
+    if before.is_some_and(goes_on) {
+        return;
+    }
+    let rest = lexer.remainder();
+    let length = match lexer.slice() {
+        "//" => rest.find('\n'),
+        _ => rest.find("*/").map(|at| at + 2),
+    };
+    lexer.bump(length.unwrap_or(rest.len()));
+}
+
+/// Whether a mark behind this character belongs to a word.
+fn goes_on(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/')
 }
 
 struct State<'a> {
@@ -139,6 +168,13 @@ impl<'a> State<'a> {
             Some(Raw::Date) => self.date(text, span),
             Some(Raw::Dotted | Raw::Coloned) => self.address(text, span),
             Some(Raw::String) => self.string(text, span),
+            Some(Raw::Wildcards) => self.wildcards(text, span),
+            Some(Raw::ForeignArrow) => {
+                let message = format!("`{text}` is spelled `->` here");
+                self.report(Diagnostic::new(codes::FOREIGN_KEYWORD, message, span).fix(span, "->"));
+                Token::To
+            }
+            Some(Raw::ForeignComment) => return self.foreign_comment(text, span),
             Some(Raw::Mark) => Token::mark(text).unwrap_or(Token::Error),
             Some(Raw::Semicolon) => Token::NewLine,
             None => match self.unknown(text, span) {
@@ -170,20 +206,80 @@ impl<'a> State<'a> {
         self.out.tokens.push(Spanned { value: token, span });
     }
 
+    /// Reports a comment of another language, which says what it is; or reads its mark as two characters.
+    fn foreign_comment(&mut self, text: &'a str, span: Span) {
+        let middle = span.start as usize + 1;
+        let before = self.text.get(..span.start as usize).and_then(|t| t.chars().next_back());
+        if before.is_some_and(goes_on) {
+            self.push(Token::Slash, Span { end: span.start + 1, ..span });
+            let second = Span { start: span.start + 1, ..span };
+            let text = self.text.get(second.range()).unwrap_or_default();
+            if let Some(token) = Token::mark(text).or_else(|| self.unknown(text, second)) {
+                self.push(token, second);
+            }
+            return;
+        }
+        self.breaks |= text.contains('\n');
+        if self.full() {
+            return;
+        }
+        let mark = Span::new(self.file, span.start as usize, middle + 1);
+        let message = format!(
+            "a comment starts with `#`, not `{}`",
+            self.text.get(mark.range()).unwrap_or_default()
+        );
+        let found = Diagnostic::new(codes::FOREIGN_KEYWORD, message, mark);
+        let rest = self.line_from(span).trim();
+        let ends_line = rest.is_empty() || rest.starts_with('#');
+        self.report(match text.strip_prefix("/*") {
+            None => found.fix(mark, "#"),
+            Some(inside) if ends_line && !inside.contains('\n') => {
+                let inside = inside.strip_suffix("*/").unwrap_or(inside);
+                found.fix(span, format!("# {}", inside.trim()))
+            }
+            Some(_) => found.help("write `#` in front of each of its lines"),
+        });
+    }
+
+    /// `10.0.0.*`.
+    fn wildcards(&mut self, text: &str, span: Span) -> Token<'a> {
+        let message = format!("`{text}` is not an address");
+        let found = Diagnostic::new(codes::BAD_ADDRESS, message, span);
+        let parts: Vec<&str> = text.trim_end_matches(".*").split('.').collect();
+        let fits =
+            text.split('.').count() == 4 && parts.iter().all(|part| part.parse::<u8>().is_ok());
+        self.report(if fits {
+            let zeros = ".0".repeat(4 - parts.len());
+            found.fix(span, format!("{}{zeros}/{}", parts.join("."), 8 * parts.len()))
+        } else {
+            found.help("a block of addresses is written with its length: `10.0.0.0/8`")
+        });
+        Token::BadAddress
+    }
+
     fn continues(&self, token: Token<'_>) -> bool {
         let in_unless = self.braces.last() == Some(&true);
         token.continues() && !(token == Token::OpenBrace && in_unless)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
-        // Twice the limit: invisible characters come first and must not hide the rest.
-        if self.out.diagnostics.len() < 2 * DIAGNOSTICS_MAX {
+        if !self.full() {
             self.out.diagnostics.push(diagnostic);
         }
     }
 
+    /// Whether nothing more is reported. What looks at the whole line for a message asks first, or noise would cost its square.
+    fn full(&self) -> bool {
+        // Twice the limit: invisible characters come first and must not hide the rest.
+        self.out.diagnostics.len() >= 2 * DIAGNOSTICS_MAX
+    }
+
     /// Reports characters that nobody sees, wherever they stand: they can make a text mean other than it reads.
     fn invisible(&mut self) {
+        // Nearly every text is plain, and a look at its bytes is far cheaper than one at its characters.
+        if self.text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t')) {
+            return;
+        }
         let mut run: Option<(usize, usize, char)> = None;
         let mut after_cr = false;
         let end = (self.text.len(), '\n');
@@ -233,7 +329,7 @@ impl<'a> State<'a> {
         }
         let last = self.out.tokens.last().copied();
         let touches = last.filter(|t| t.value == Token::Error && t.span.end == span.start);
-        if touches.is_none() {
+        if touches.is_none() && !self.full() {
             let shown = text.escape_debug();
             let found = Diagnostic::new(
                 codes::UNKNOWN_CHARACTER,
@@ -253,14 +349,58 @@ impl<'a> State<'a> {
                     None => found.help("a set stands in `{ }`"),
                 },
                 ']' => found.help("a set stands in `{ }`"),
-                '!' => found.help("write `except` for what is left out"),
-                '*' => found.help("write `any` for everything, `key:*` for every value of a label"),
+                '!' if self.line_from(span).starts_with('=') => {
+                    found.help("write `key:* except key:value` for every value but one")
+                }
+                // `a & !b & c` would come to mean something else.
+                '!' if last.is_some_and(|t| t.value == Token::And)
+                    && !self.line_from(span).contains('&') =>
+                {
+                    let joint = last.map_or(span, |t| t.span);
+                    found.fix(joint.to(span), "except ")
+                }
+                '!' => found.help("write `a except b` for what is in `a` and not in `b`"),
+                '*' => self.star(found, span),
+                '<' if text == "<-" => found.help("the source comes first: `a -> b`"),
                 '>' | '<' => found.help("the arrows are `->`, `<->` and `~>`"),
                 _ => found,
             };
             self.report(found);
         }
         Some(Token::Error)
+    }
+
+    /// What is left of the line behind a span.
+    fn line_from(&self, span: Span) -> &'a str {
+        let rest = self.text.get(span.end as usize..).unwrap_or_default();
+        rest.lines().next().unwrap_or_default()
+    }
+
+    fn star(&self, found: Diagnostic, span: Span) -> Diagnostic {
+        let last = self.out.tokens.last().copied();
+        let before = self.text.get(..span.start as usize).unwrap_or_default();
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        match last.map(|t| (t.value, t.span)) {
+            _ if line.trim_start().starts_with("import ") => found.help(
+                "import the module and write `module.name`, or list names: `import a.b.{ x, y }`",
+            ),
+            Some((Token::Slash, slash)) if slash.end == span.start => {
+                found.help("a protocol alone is all of its ports").fix(slash.to(span), "")
+            }
+            Some((
+                Token::Allow
+                | Token::Deny
+                | Token::Only
+                | Token::Isolate
+                | Token::To
+                | Token::Both
+                | Token::On,
+                _,
+            )) => found.fix(span, "any"),
+            Some(_) | None => {
+                found.help("write `any` for everything, `key:*` for every value of a label")
+            }
+        }
     }
 
     /// From a `[` to its `]` on the same line, and what is between them.
@@ -294,10 +434,13 @@ impl<'a> State<'a> {
 
     fn string(&mut self, text: &'a str, span: Span) -> Token<'a> {
         if string_text(text).is_none() {
-            let end = span.end as usize;
+            // In an argument, a `)` was hardly meant as text.
+            let argument = self.out.tokens.last().is_some_and(|t| t.value == Token::OpenParen);
+            let length = text.find(')').filter(|_| argument).unwrap_or(text.len());
+            let end = span.start as usize + length;
             self.report(
                 Diagnostic::new(codes::UNCLOSED_STRING, "string is not closed", span)
-                    .fix(Span::new(self.file, end, end), "\""),
+                    .guess(Span::new(self.file, end, end), "\""),
             );
         }
         let mut chars = text.char_indices();
@@ -403,20 +546,17 @@ pub(crate) fn string_value(quoted: &str) -> String {
     value
 }
 
-/// Whether `YYYY-MM-DD` is a day of the Gregorian calendar.
-fn is_date(text: &str) -> bool {
-    let mut parts = text.split('-').map(|part| part.parse::<u32>().unwrap_or(0));
-    let (year, month, day) =
-        (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days = match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => 0,
-    };
-    year > 0 && (1..=days).contains(&day)
+/// Whether a text is a day of the Gregorian calendar as `2026-12-31`.
+pub fn is_date(text: &str) -> bool {
+    let shape = text.bytes().map(|b| if b.is_ascii_digit() { b'0' } else { b });
+    let date = text.parse::<Date>().ok().filter(|_| shape.eq(*b"0000-00-00"));
+    date.is_some_and(|date| date.year() > 0)
+}
+
+/// Whether a text is a name and no keyword.
+pub fn is_name(text: &str) -> bool {
+    let mut lexed = lex(FileId(0), text).tokens.into_iter().map(|token| token.value);
+    matches!((lexed.next(), lexed.next()), (Some(Token::Ident(name)), None) if name == text)
 }
 
 /// The address with all bits after the first `length` cleared.

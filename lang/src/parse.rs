@@ -7,6 +7,8 @@
 mod build;
 mod expected;
 mod foreign;
+mod follow;
+mod unknown;
 
 use crate::ast::{Annotation, Claim, File, Item, Kind};
 use crate::codes;
@@ -18,6 +20,7 @@ use grammar::StatementParser;
 use lalrpop_util::ParseError;
 
 pub(crate) use build::Build;
+pub(crate) use follow::follow;
 
 /// Deepest nesting of blocks, brackets and operators.
 ///
@@ -64,6 +67,10 @@ pub fn parse(file: FileId, text: &str) -> (File, Vec<Diagnostic>) {
 /// Mistakes of the lexer after which a statement hardly parses; the second diagnostic would say nothing new.
 const SILENCING: &[crate::diagnostic::Code] =
     &[codes::UNKNOWN_CHARACTER, codes::UNCLOSED_STRING, codes::INVISIBLE];
+
+/// What is mended before the grammar reads a statement.
+const MENDED: &[crate::diagnostic::Code] =
+    &[codes::EXPECTED, codes::FOREIGN_KEYWORD, codes::SERVICE_ORDER, codes::NEEDS_BRACES];
 
 struct Parser<'a> {
     file: FileId,
@@ -225,8 +232,72 @@ impl<'a> Parser<'a> {
             self.skip();
             return Some(Item { docs, annotations, kind: Kind::Error, span: first.span });
         }
+        if !foreign::starts_item(first.value) && first.value != Token::Error {
+            let span = self.unknown_lines(first, depth > 0);
+            return Some(Item { docs, annotations, kind: Kind::Error, span });
+        }
         let (kind, span) = self.statement_with_body(depth);
         Some(Item { docs, annotations, kind, span })
+    }
+
+    /// Reports a line that starts as no item does. Those below it that do not either are the same mistake,
+    /// most often text of another language, and so is what the lexer said about them.
+    fn unknown_lines(&mut self, first: Tok<'a>, in_block: bool) -> Span {
+        let (mut lines, mut whole) = (vec![], first.span);
+        while let Some(next) = self.peek() {
+            match next.value {
+                Token::NewLine => self.at += 1,
+                Token::Doc(_) | Token::Mark | Token::CloseBrace | Token::Expect => break,
+                value
+                    if foreign::starts_item(value)
+                        && self.value(self.at + 1) != Some(Token::Colon) =>
+                {
+                    break;
+                }
+                _ => {
+                    let line = self.unknown_line();
+                    whole = first.span.to(line);
+                    lines.push(line);
+                }
+            }
+        }
+        let hidden = |d: &Diagnostic| {
+            let span = d.labels.first().map(|l| l.span);
+            d.code != codes::INVISIBLE
+                && span.is_some_and(|s| whole.start <= s.start && s.end <= whole.end)
+        };
+        self.out.retain(|d| !hidden(d));
+        self.report(unknown::diagnostic(first, &lines, self.text, in_block));
+        whole
+    }
+
+    /// Passes over one statement whatever it is, with everything between its brackets.
+    fn unknown_line(&mut self) -> Span {
+        let start = self.at;
+        let mut level = 0_usize;
+        while let Some(token) = self.peek() {
+            match token.value {
+                Token::OpenBrace | Token::OpenParen => level += 1,
+                Token::CloseParen => level = level.saturating_sub(1),
+                Token::CloseBrace if level == 0 => break,
+                Token::CloseBrace => level -= 1,
+                Token::NewLine if level == 0 => break,
+                // A bracket that is never closed ends with the line.
+                value
+                    if self.at > start
+                        && self.unbalanced
+                        && self.starts_line(self.at)
+                        && foreign::starts_item(value) =>
+                {
+                    break;
+                }
+                _ => {}
+            }
+            self.at += 1;
+        }
+        let at = |i: usize| self.tokens.get(i).map(|t| t.span);
+        let first = at(start).unwrap_or_else(|| Span::new(self.file, 0, 0));
+        self.at.checked_sub(1).and_then(at).map_or(first, |last| first.to(last))
     }
 
     fn annotation(&mut self) -> Option<Annotation> {
@@ -241,7 +312,9 @@ impl<'a> Parser<'a> {
                     end += 1;
                     break;
                 }
-                // Without parentheses the annotation ends with its name.
+                // Without parentheses the annotation ends with its name, or with what was meant as its argument.
+                Token::Colon | Token::Assign | Token::String(_) | Token::Date(_)
+                    if !in_parens && end > start + 1 && !self.starts_line(end) => {}
                 _ if !in_parens && end > start + 1 => break,
                 Token::Ident(_) if !in_parens && next == Some(Token::OpenParen) => {}
                 Token::Mark | Token::NewLine | Token::OpenBrace | Token::CloseBrace => break,
@@ -274,9 +347,15 @@ impl<'a> Parser<'a> {
         let found = expected::name_token(first, self.text);
         let message = format!("expected a claim such as `expect allow a -> b`, found {found}");
         let mut diagnostic = Diagnostic::new(codes::EXPECTED, message, first.span);
-        if matches!(first.value, Token::Allow | Token::Deny | Token::Only) {
-            let start = first.span.start as usize;
-            diagnostic = diagnostic.fix(Span::new(self.file, start, start), "expect ");
+        match (first.value, self.value(self.at + 1)) {
+            (Token::Allow | Token::Deny | Token::Only, _) => {
+                let start = first.span.start as usize;
+                diagnostic = diagnostic.fix(Span::new(self.file, start, start), "expect ");
+            }
+            (Token::Assert, Some(Token::Allow | Token::Deny | Token::Only)) => {
+                diagnostic = diagnostic.fix(first.span, "expect");
+            }
+            _ => {}
         }
         self.report(diagnostic);
         self.skip_with_body(depth);
@@ -292,9 +371,9 @@ impl<'a> Parser<'a> {
         let (end, body) = self.extent(self.at);
         self.at = end.max(self.at + 1);
         if let Some(open) = body {
-            let known = self.out.len();
+            let known = self.out.clone();
             self.body(open, depth);
-            self.out.truncate(known);
+            self.out = known;
         }
     }
 
@@ -403,7 +482,9 @@ impl<'a> Parser<'a> {
             let message = format!("expected the end of the line after `}}`, found {found}");
             self.report(Diagnostic::new(codes::EXPECTED, message, next.span));
         }
-        if !next.value.starts_item() {
+        if next.value == Token::OpenBrace {
+            self.unknown_line();
+        } else if !next.value.starts_item() {
             self.skip();
         }
     }
@@ -494,18 +575,25 @@ impl<'a> Parser<'a> {
             return None;
         }
         let result = run(&mut build, &tokens);
+        // A statement that does not parse gives one report, with what was spelled otherwise as a help.
+        let (spelled, found): (Vec<_>, Vec<_>) =
+            build.out.into_iter().partition(|d| result.is_err() && MENDED.contains(&d.code));
+        // A list of two readings: nothing may depend on the guess.
+        let guessed = found.iter().any(|d| d.code == codes::NEEDS_BRACES && d.fixes.len() > 1);
         // What is left of a statement may mean something else than was written.
         if !unreadable {
-            build.out.into_iter().for_each(|d| self.report(d));
+            found.into_iter().for_each(|d| self.report(d));
         }
         match result {
+            Ok(Statement::Item(kind)) if guessed && matches!(*kind, Kind::Define { .. }) => None,
             Ok(_) if unreadable => None,
             Ok(statement) => Some(statement),
             Err(_) if self.silent.iter().any(|s| s.start <= whole.end && whole.start <= s.end) => {
                 None
             }
             Err(error) => {
-                let diagnostic = self.expected(error, &tokens, whole, end);
+                let mut diagnostic = self.expected(error, &tokens, whole, end);
+                diagnostic.helps.splice(0..0, spelled.into_iter().map(|d| d.message));
                 self.report(diagnostic);
                 None
             }

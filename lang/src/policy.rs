@@ -7,9 +7,9 @@
 //! declared; prefixes have no host bits; ranges do not run backwards and do not mix address families;
 //! rules are numbered in source order (path of the file, then offset).
 
-use crate::ast::{Action, Direction, Expect, Tier};
+use crate::ast::{Action, ClaimsKind, Direction, Expect, Tier};
 use crate::source::Span;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub mod text;
@@ -41,7 +41,9 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// The inventory, in source order.
     pub workloads: Vec<Workload>,
-    /// The `test` blocks in source order.
+    /// The names of ports that workloads have.
+    pub ports: BTreeSet<String>,
+    /// The `test` and `assert` blocks in source order, those of templates for each use.
     pub tests: Vec<Test>,
 }
 
@@ -63,6 +65,8 @@ pub struct Block {
     pub name: String,
     /// The tier.
     pub tier: Tier,
+    /// Whether it is only evaluated beside the others: a staged block decides nothing.
+    pub staged: bool,
     /// `for set`: each rule touches it on one side.
     pub scope: Option<Endpoints>,
     /// Who, why and until when.
@@ -86,6 +90,8 @@ pub struct Annotations {
     pub review: Option<String>,
     /// `@id("…")`.
     pub id: Option<String>,
+    /// `@expires(date)`: the last day, in UTC, on which the rule or exemption counts. Never inherited.
+    pub expires: Option<String>,
 }
 
 /// An `allow`, `deny` or `isolate`.
@@ -97,8 +103,33 @@ pub struct Rule {
     pub kind: RuleKind,
     /// Its own annotations, those of the block where it has none.
     pub annotations: Annotations,
-    /// The statement.
+    /// The statement; in a template if it comes from one.
     pub span: Span,
+    /// The `use` it comes from, outermost first.
+    pub uses: Vec<Span>,
+    /// What stands in place of the parameters in the statement, by place.
+    pub arguments: Vec<(Span, String)>,
+}
+
+impl Rule {
+    /// Where its author put it: the outermost `use`, or the statement itself.
+    pub fn place(&self) -> Span {
+        self.uses.first().copied().unwrap_or(self.span)
+    }
+
+    /// The last day on which the rule and all its exemptions count; `None` if none of them expires.
+    pub fn expires(&self) -> Option<&str> {
+        let exempt: &[Exempt] = match &self.kind {
+            RuleKind::Match { unless, .. } => unless,
+            RuleKind::Isolate { .. } => &[],
+        };
+        let of_exempt = exempt.iter().filter_map(|exempt| match exempt {
+            Exempt::Flow { annotations, .. } => annotations.expires.as_deref(),
+            Exempt::Same(_) => None,
+        });
+        // ISO dates sort as days do.
+        of_exempt.chain(self.annotations.expires.as_deref()).min()
+    }
 }
 
 /// What a rule does.
@@ -114,6 +145,8 @@ pub enum RuleKind {
         when: Vec<LabelId>,
         /// Flows taken out again; a flow is exempt if any of them matches.
         unless: Vec<Exempt>,
+        /// Whether its flows are to be told of; decides nothing.
+        log: bool,
     },
     /// `isolate`.
     Isolate {
@@ -178,6 +211,19 @@ pub enum Endpoints {
     Intersect(Vec<Endpoints>),
     /// In the first and not in the second.
     Except(Box<Endpoints>, Box<Endpoints>),
+    /// Ends that a name of this form resolves to.
+    Name(NamePattern),
+    /// Processes of this machine in the control group of this path, or in one below.
+    Cgroup(String),
+}
+
+/// A domain name, or all names below one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamePattern {
+    /// In lower case, without a dot at the end.
+    pub name: String,
+    /// `*.name`: names with one or more labels in front of `name`, and not `name` itself.
+    pub below: bool,
 }
 
 /// A set of services.
@@ -200,6 +246,45 @@ pub enum Services {
     Intersect(Vec<Services>),
     /// In the first and not in the second.
     Except(Box<Services>, Box<Services>),
+    /// TCP, UDP and SCTP from a source port of this closed range.
+    SourcePorts {
+        /// First source port.
+        first: u16,
+        /// Last source port.
+        last: u16,
+    },
+    /// ICMP or ICMPv6 of any type with a code of this closed range.
+    Codes {
+        /// [`protocol::ICMP`] or [`protocol::ICMP6`].
+        protocol: u8,
+        /// First code.
+        first: u8,
+        /// Last code.
+        last: u8,
+    },
+    /// The port that the destination calls by this name, if it is one of the protocol.
+    Named {
+        /// [`protocol::TCP`], [`protocol::UDP`] or [`protocol::SCTP`].
+        protocol: u8,
+        /// One of [`Policy::ports`].
+        name: String,
+    },
+    /// HTTP requests. INVARIANT: stands in an intersection with services of TCP.
+    Http {
+        /// The method; `None` for any.
+        method: Option<String>,
+        /// The path; `None` for any.
+        path: Option<PathPattern>,
+    },
+}
+
+/// A path of an HTTP request, or all paths with a beginning.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathPattern {
+    /// Begins with `/`; what stands before the `*` if there is one.
+    pub text: String,
+    /// Whether other paths that begin so match too.
+    pub prefix: bool,
 }
 
 /// A workload of the inventory.
@@ -211,15 +296,23 @@ pub struct Workload {
     pub addresses: BTreeSet<IpAddr>,
     /// Its labels, at most one value in each dimension, by dimension.
     pub labels: Vec<(LabelId, String)>,
+    /// Protocol and port by name.
+    pub ports: BTreeMap<String, (u8, u16)>,
     /// Where it was declared.
     pub span: Span,
 }
 
-/// A `test` block.
+/// A `test` or `assert` block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Test {
+    /// Which of the two: an `assert` must hold in every build.
+    pub what: ClaimsKind,
     /// The title.
     pub title: String,
+    /// Whether it belongs to another package.
+    pub foreign: bool,
+    /// The `use` it comes from, outermost first.
+    pub uses: Vec<Span>,
     /// The claims in source order.
     pub claims: Vec<Claim>,
     /// The whole block.
@@ -235,8 +328,17 @@ pub struct Claim {
     pub flow: Match,
     /// The block that alone must give this verdict.
     pub by: Option<BlockId>,
+    /// Whether it is about chains of connections, `~>`. INVARIANT: then [`Expect::Deny`], no `by`, and not both ways.
+    pub chain: Option<Chain>,
     /// Where it stands.
     pub span: Span,
+}
+
+/// Chains of allowed connections; the last one is of the claim's services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// `avoiding set`: nothing between the first and the last end is in it.
+    pub avoiding: Option<Endpoints>,
 }
 
 /// IANA protocol numbers the language knows by name.

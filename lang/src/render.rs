@@ -61,7 +61,7 @@ fn on_long_line(span: Span, sources: &Sources) -> bool {
 }
 
 fn severity(found: &Diagnostic) -> (&'static str, codespan::Severity) {
-    match found.code.severity() {
+    match found.severity {
         Severity::Error => ("error", codespan::Severity::Error),
         Severity::Warning => ("warning", codespan::Severity::Warning),
     }
@@ -96,24 +96,26 @@ fn report(found: &Diagnostic, sources: &Sources) -> codespan::Diagnostic<usize> 
         .with_notes(notes(found, sources).collect())
 }
 
-fn notes<'a>(found: &'a Diagnostic, sources: &'a Sources) -> impl Iterator<Item = String> + 'a {
+/// The ways out of a diagnostic, one a line: `help: …`.
+pub fn notes<'a>(found: &'a Diagnostic, sources: &'a Sources) -> impl Iterator<Item = String> + 'a {
     let helps = found.helps.iter().map(|help| format!("help: {}", visible(help)));
-    helps.chain(found.fixes.iter().map(|fix| help(fix, sources)))
+    helps.chain(found.fixes.iter().map(|fix| format!("help: {}", edit(fix, sources))))
 }
 
-fn help(fix: &Fix, sources: &Sources) -> String {
+/// An edit in words: ``write `tcp/80` ``.
+pub fn edit(fix: &Fix, sources: &Sources) -> String {
     let old = sources.text(fix.span);
     let text = visible(&fix.text);
     match (fix.text.trim().is_empty(), fix.span.start == fix.span.end) {
-        (true, _) if old.chars().all(is_invisible) => "help: delete it".to_owned(),
-        (true, _) => format!("help: delete `{}`", visible(old)),
-        (false, true) => format!("help: insert `{}`", text.trim()),
-        (false, false) => format!("help: write `{text}`"),
+        (true, _) if old.chars().all(is_invisible) => "delete it".to_owned(),
+        (true, _) => format!("delete `{}`", visible(old)),
+        (false, true) => format!("insert `{}`", text.trim()),
+        (false, false) => format!("write `{}`", text.trim()),
     }
 }
 
 /// The text with every invisible character replaced by visible ones of the same length in bytes, so that spans stay true.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     if !text.contains(|c| c == '\r' || is_invisible(c)) {
         return text.to_owned();
     }

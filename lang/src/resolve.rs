@@ -4,17 +4,24 @@
 //! such that each stands after those it is made of; definitions that are made of themselves are left out.
 //! A name that hangs on something broken resolves to an error without a message: its cause was reported.
 
-use crate::ast::{DefineKind, File, Item, Kind, Name, Path, Set, SetKind};
+use crate::ast::{DefineKind, Exempt, File, Item, Kind, Name, Param, Path, Set, SetKind};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
+use crate::lex::is_name;
+use crate::packages::{Package, Packages};
 use crate::policy::{Dimension, LabelId};
 use crate::source::{FileId, Sources, Span};
 use crate::types::{BUILTINS, Builtin, builtin};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The word in front of the modules of the standard library.
 pub(crate) const STD: &str = "std";
+
+/// Words that the "did you mean" of a package may look at together, so that thousands of wrong names cost no square.
+///
+/// Unit: pairs of words. Source: chosen; below a tenth of a second, and hundreds of wrong names.
+const COMPARISONS_MAX: usize = 1 << 18;
 
 /// A definition: the thing a path can name.
 #[derive(Clone, Copy)]
@@ -29,7 +36,7 @@ pub(crate) struct Definition<'a> {
 pub(crate) enum What<'a> {
     Set(DefineKind, &'a Set),
     Workload { at: &'a Set, is: &'a Set },
-    Template,
+    Template { params: &'a [Param], items: &'a [Item] },
 }
 
 /// Identifies a definition.
@@ -56,10 +63,13 @@ pub(crate) struct Names<'a> {
     modules: BTreeMap<String, Module<'a>>,
     scopes: BTreeMap<FileId, Scope<'a>>,
     library: OnceCell<BTreeMap<String, Vec<&'static str>>>,
+    /// Comparisons of words that are left.
+    comparisons: Cell<usize>,
 }
 
 struct Module<'a> {
     file: FileId,
+    package: &'a Package,
     tree: &'a File,
     definitions: BTreeMap<&'a str, Definition<'a>>,
     labels: BTreeMap<&'a str, Span>,
@@ -93,19 +103,22 @@ struct Bound<'a> {
 /// Resolves all modules.
 pub(crate) fn resolve<'a>(
     sources: &Sources,
+    packages: &'a Packages,
     trees: &'a [(FileId, File)],
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Names<'a> {
     let mut modules = BTreeMap::new();
     for (file, tree) in trees {
         let path = sources.get(*file).map_or("", |s| s.path.as_str());
-        let module = declare(*file, tree, diagnostics);
+        let module = declare(*file, tree, packages.of(path), diagnostics);
         modules.insert(module_name(path), module);
     }
     let labels = dimensions(&modules, diagnostics);
     let any_broken = modules.values().any(|m| m.broken);
     let (scopes, library) = (BTreeMap::new(), OnceCell::new());
-    let mut names = Names { labels, order: vec![], any_broken, modules, scopes, library };
+    let comparisons = Cell::new(COMPARISONS_MAX);
+    let order = vec![];
+    let mut names = Names { labels, order, any_broken, modules, scopes, library, comparisons };
     let mut scopes = BTreeMap::new();
     for module in names.modules.values() {
         scopes.insert(module.file, names.scope(module, diagnostics));
@@ -121,9 +134,15 @@ pub(crate) fn module_name(path: &str) -> String {
 }
 
 /// Collects what a module defines.
-fn declare<'a>(file: FileId, tree: &'a File, diagnostics: &mut Vec<Diagnostic>) -> Module<'a> {
+fn declare<'a>(
+    file: FileId,
+    tree: &'a File,
+    package: &'a Package,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Module<'a> {
     let mut module = Module {
         file,
+        package,
         tree,
         definitions: BTreeMap::new(),
         labels: BTreeMap::new(),
@@ -141,8 +160,8 @@ fn declare<'a>(file: FileId, tree: &'a File, diagnostics: &mut Vec<Diagnostic>) 
                 continue;
             }
             Kind::Define { what, name, set } => (name, What::Set(*what, set)),
-            Kind::Workload { name, at, is } => (name, What::Workload { at, is }),
-            Kind::Template { name, .. } => (name, What::Template),
+            Kind::Workload { name, at, is, .. } => (name, What::Workload { at, is }),
+            Kind::Template { name, params, items } => (name, What::Template { params, items }),
             Kind::Import { .. }
             | Kind::Block { .. }
             | Kind::Use { .. }
@@ -237,20 +256,25 @@ impl<'a> Names<'a> {
                 Some(Some(bound)) => Ok(Target::Definition(bound.definition)),
                 Some(None) => Err(None),
                 None if scope.open || self.meant(scope, first) => Err(None),
-                None => Err(Some(Box::new(self.unknown_name(scope, first)))),
+                None => Err(Some(Box::new(self.unknown_name(file, scope, first)))),
             };
         }
         let module = match scope.aliases.get(first.value.as_str()) {
             Some(Some((module, _))) if path.parts.len() == 2 => module,
             Some(None) => return Err(None),
             None if scope.open => return Err(None),
-            Some(Some(_)) | None => return Err(Some(Box::new(self.unknown_alias(scope, path)))),
+            Some(Some(_)) | None => {
+                return Err(Some(Box::new(self.unknown_alias(file, scope, path))));
+            }
         };
         let module = self.modules.get(module).ok_or(None)?;
         match module.definitions.get(last.value.as_str()) {
+            Some(_) if is_private(last) && module.file != file => {
+                Err(Some(Box::new(private(module, last))))
+            }
             Some(definition) => Ok(Target::Definition(*definition)),
             None if module.broken => Err(None),
-            None => Err(Some(Box::new(not_in_module(module, &first.value, last)))),
+            None => Err(Some(Box::new(self.not_in_module(module, &first.value, last)))),
         }
     }
 
@@ -260,8 +284,19 @@ impl<'a> Names<'a> {
         match scope.labels.get(name.value.as_str()) {
             Some(label) => label.ok_or(None),
             None if scope.open || self.meant(scope, name) => Err(None),
-            None => Err(Some(Box::new(self.unknown_label(scope, name)))),
+            None => Err(Some(Box::new(self.unknown_label(file, scope, name)))),
         }
+    }
+
+    /// As [`nearest`], while there are comparisons left.
+    pub(crate) fn nearest<'w>(
+        &self,
+        word: &str,
+        known: impl Iterator<Item = &'w str>,
+    ) -> Option<&'w str> {
+        let left = &self.comparisons;
+        let known = known.inspect(|_| left.set(left.get().saturating_sub(1)));
+        if left.get() == 0 { None } else { nearest(word, known) }
     }
 
     /// Whether an import that failed probably meant this name; once it is mended, so is the use.
@@ -269,7 +304,7 @@ impl<'a> Names<'a> {
         let word = name.value.as_str();
         let defines =
             |m: &Module<'_>| m.definitions.contains_key(word) || m.labels.contains_key(word);
-        nearest(word, scope.failed.iter().copied()).is_some()
+        self.nearest(word, scope.failed.iter().copied()).is_some()
             || self.modules.values().any(|m| scope.failed_from.contains(&m.file) && defines(m))
     }
 
@@ -283,20 +318,33 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn unknown_name(&self, scope: &Scope<'_>, name: &Name) -> Diagnostic {
+    fn unknown_name(&self, file: FileId, scope: &Scope<'_>, name: &Name) -> Diagnostic {
         let message = format!("no `{}` here", name.value);
         let mut diagnostic = Diagnostic::new(codes::UNKNOWN_NAME, message, name.span);
         let word = name.value.as_str();
-        let homes = self.modules.iter().filter(|(_, m)| m.definitions.contains_key(word));
-        let mut homes: BTreeSet<&str> = homes.map(|(module, _)| module.as_str()).collect();
-        homes.extend(self.library().get(word).into_iter().flatten());
+        let homes = self.visible(file).filter(|(_, m)| m.definitions.contains_key(word));
+        let homes = homes.filter(|_| !is_private(name)).map(|(module, _)| module);
+        let library = self.library().get(word).into_iter().flatten().map(|m| dotted(m));
+        let homes: BTreeSet<String> = homes.chain(library).collect();
         let here = scope.names.keys().copied().chain(BUILTINS.iter().map(|(n, _)| *n));
+        if EVERYTHING.contains(&word) && homes.is_empty() {
+            return suggest(diagnostic, name, "any");
+        }
+        if let Some(service) = service_of(word).filter(|_| homes.is_empty()) {
+            return suggest(diagnostic, name, &service);
+        }
         // A name that exists is a better guess than one that is spelled nearly so.
-        if let Some(near) = nearest(word, here).filter(|_| homes.is_empty()) {
+        if let Some(near) = self.nearest(word, here).filter(|_| homes.is_empty()) {
             return suggest(diagnostic, name, near);
         }
         for module in homes.iter().take(3) {
-            diagnostic = diagnostic.help(format!("import {}.{{ {word} }}", dotted(module)));
+            diagnostic = diagnostic.help(import_text(module, &format!(".{{ {word} }}")));
+        }
+        let mut blocks = self.modules.values().flat_map(|module| &module.tree.items);
+        if blocks.any(|item| matches!(&item.kind, Kind::Block { name, .. } if name.value == word)) {
+            let help =
+                format!("`{word}` is a block, which is no set: name the endpoints it is about");
+            diagnostic = diagnostic.help(help);
         }
         if scope.labels.contains_key(name.value.as_str()) {
             let help = format!("`{0}` is a label: write `{0}:value` or `{0}:*`", name.value);
@@ -312,7 +360,7 @@ impl<'a> Names<'a> {
             for (path, text) in crate::stdlib::FILES {
                 let (tree, _) = crate::parse::parse(FileId(0), text);
                 for item in tree.items {
-                    if let Kind::Define { name, .. } = item.kind {
+                    if let Kind::Define { name, .. } | Kind::Template { name, .. } = item.kind {
                         let module = path.strip_suffix(".seg").unwrap_or(path);
                         homes.entry(name.value).or_default().push(module);
                     }
@@ -322,7 +370,7 @@ impl<'a> Names<'a> {
         })
     }
 
-    fn unknown_alias(&self, scope: &Scope<'_>, path: &Path) -> Diagnostic {
+    fn unknown_alias(&self, file: FileId, scope: &Scope<'_>, path: &Path) -> Diagnostic {
         let written: Vec<_> = path.parts.iter().map(|p| p.value.as_str()).collect();
         let (alias, name) = match written.as_slice() {
             [] => (String::new(), ""),
@@ -333,32 +381,76 @@ impl<'a> Names<'a> {
         let span = path.parts.first().map_or(path.span, |first| first.span);
         let mut diagnostic = Diagnostic::new(codes::UNKNOWN_MODULE, message, span);
         if let (Some(near), [first, _]) =
-            (nearest(&alias, scope.aliases.keys().copied()), path.parts.as_slice())
+            (self.nearest(&alias, scope.aliases.keys().copied()), path.parts.as_slice())
         {
             return suggest(diagnostic, first, near);
         }
-        let file = alias.replace('.', "/");
-        let suffix = format!("/{file}");
-        for module in self.modules.keys() {
-            if *module == file || module.ends_with(&suffix) {
-                diagnostic = diagnostic
-                    .help(format!("import {0}.{{ {name} }} and write `{name}`", dotted(module)));
+        if scope.labels.contains_key(alias.as_str()) {
+            let label = format!("{alias}:{name}");
+            return did_you_mean(diagnostic, path.span, &label);
+        }
+        let suffix = format!(".{alias}");
+        for (module, _) in self.visible(file) {
+            if module == alias || module.ends_with(&suffix) {
+                let help = format!("import {module}.{{ {name} }} and write `{name}`");
+                diagnostic = diagnostic.help(help);
             }
         }
         diagnostic
     }
 
-    fn unknown_label(&self, scope: &Scope<'_>, name: &Name) -> Diagnostic {
+    fn unknown_label(&self, file: FileId, scope: &Scope<'_>, name: &Name) -> Diagnostic {
         let message = format!("no label dimension `{}` here", name.value);
         let diagnostic = Diagnostic::new(codes::UNKNOWN_LABEL, message, name.span);
-        let home = self.modules.iter().find(|(_, m)| m.labels.contains_key(name.value.as_str()));
+        let home = self.visible(file).find(|(_, m)| m.labels.contains_key(name.value.as_str()));
         if let Some((module, _)) = home {
-            return diagnostic.help(format!("import {}", dotted(module)));
+            return diagnostic.help(import_text(&module, ""));
         }
-        match nearest(&name.value, scope.labels.keys().copied()) {
+        match self.nearest(&name.value, scope.labels.keys().copied()) {
             Some(near) => suggest(diagnostic, name, near),
             None => diagnostic.help(format!("declare it: `label {}`", name.value)),
         }
+    }
+
+    /// The modules a file may import, as it would write them.
+    fn visible(&self, file: FileId) -> impl Iterator<Item = (String, &Module<'a>)> {
+        let from = self.modules.values().find(|m| m.file == file).map(|m| m.package);
+        self.modules.iter().filter_map(move |(key, module)| {
+            let written = from.and_then(|from| from.written(key, module.package))?;
+            Some((written, module))
+        })
+    }
+
+    /// The module that `file` means by a dotted name.
+    pub(crate) fn module(&self, file: FileId, parts: &[&str]) -> Option<FileId> {
+        let from = self.modules.values().find(|module| module.file == file)?;
+        self.meant_by(from.package, parts).map(|(_, module)| module.file)
+    }
+
+    /// The module that a file of a package means by a dotted name, with its key. No path leads around the names of dependencies.
+    fn meant_by(&self, package: &Package, parts: &[&str]) -> Option<(String, &Module<'a>)> {
+        let (key, prefix) = package.locate(parts);
+        let module = self.modules.get(&key).filter(|module| module.package.prefix == prefix)?;
+        Some((key, module))
+    }
+
+    /// The names that may be used in `file`, its own and imported ones.
+    pub(crate) fn names_in(&self, file: FileId) -> impl Iterator<Item = (&'a str, Definition<'a>)> {
+        let scope = self.scopes.get(&file).into_iter();
+        scope.flat_map(|s| s.names.iter().filter_map(|(n, b)| Some((*n, (*b)?.definition))))
+    }
+
+    /// The label dimensions that may be used in `file`.
+    pub(crate) fn labels_in(&self, file: FileId) -> impl Iterator<Item = LabelId> {
+        self.scopes.get(&file).into_iter().flat_map(|s| s.labels.values().filter_map(|l| *l))
+    }
+
+    /// The modules imported whole into `file`, by the word that stands for them there.
+    pub(crate) fn modules_in(&self, file: FileId) -> impl Iterator<Item = (&'a str, FileId)> {
+        let scope = self.scopes.get(&file).into_iter();
+        scope.flat_map(|s| {
+            s.aliases.iter().filter_map(|(n, m)| Some((*n, self.modules.get(&m.as_ref()?.0)?.file)))
+        })
     }
 
     fn label_id(&self, name: &str) -> Option<LabelId> {
@@ -378,7 +470,7 @@ impl<'a> Names<'a> {
         }
         for item in &module.tree.items {
             if let Kind::Import { path, names } = &item.kind {
-                self.import(&mut scope, path, names.as_deref(), diagnostics);
+                self.import(&mut scope, module, path, names.as_deref(), diagnostics);
             }
         }
         scope
@@ -387,20 +479,29 @@ impl<'a> Names<'a> {
     fn import(
         &self,
         scope: &mut Scope<'a>,
+        importer: &Module<'a>,
         path: &'a Path,
         names: Option<&'a [Name]>,
         diagnostics: &mut Vec<Diagnostic>,
     ) {
         let parts: Vec<&str> = path.parts.iter().map(|p| p.value.as_str()).collect();
         let (Some(last), Some(outer)) = (path.parts.last(), parts.split_last()) else { return };
-        let whole = parts.join("/");
-        match (self.modules.get(&whole), names) {
-            (Some(module), Some(names)) => {
+        let whole = self.meant_by(importer.package, &parts);
+        let around = self.meant_by(importer.package, outer.1);
+        match (whole, names) {
+            (Some((_, module)), Some(names)) => {
                 for name in names {
-                    self.import_name(scope, module, &parts.join("."), name, diagnostics);
+                    self.import_name(
+                        scope,
+                        importer.file,
+                        module,
+                        &parts.join("."),
+                        name,
+                        diagnostics,
+                    );
                 }
             }
-            (Some(module), None) => {
+            (Some((whole, module)), None) => {
                 for label in module.labels.keys() {
                     scope.labels.insert(label, self.label_id(label));
                 }
@@ -414,12 +515,13 @@ impl<'a> Names<'a> {
                     }
                 }
             }
-            (None, None) if self.modules.contains_key(&outer.1.join("/")) => {
-                let Some(module) = self.modules.get(&outer.1.join("/")) else { return };
-                self.import_name(scope, module, &outer.1.join("."), last, diagnostics);
+            (None, None) if around.is_some() => {
+                let Some((_, module)) = around else { return };
+                let outer = outer.1.join(".");
+                self.import_name(scope, importer.file, module, &outer, last, diagnostics);
             }
             (None, names) => {
-                diagnostics.push(self.unknown_module(path, &parts.join(".")));
+                diagnostics.push(self.unknown_module(importer.file, path, &parts.join(".")));
                 match names {
                     Some(names) => {
                         for name in names {
@@ -439,6 +541,7 @@ impl<'a> Names<'a> {
     fn import_name(
         &self,
         scope: &mut Scope<'a>,
+        importer: FileId,
         module: &Module<'a>,
         module_name: &str,
         name: &'a Name,
@@ -451,7 +554,7 @@ impl<'a> Names<'a> {
         let Some(definition) = module.definitions.get(name.value.as_str()) else {
             if !label {
                 if !module.broken {
-                    diagnostics.push(not_in_module(module, module_name, name));
+                    diagnostics.push(self.not_in_module(module, module_name, name));
                 }
                 scope.names.entry(&name.value).or_insert(None);
                 scope.labels.entry(&name.value).or_insert(None);
@@ -460,6 +563,11 @@ impl<'a> Names<'a> {
             }
             return;
         };
+        if is_private(name) && definition.file != importer {
+            diagnostics.push(private(module, name));
+            scope.names.entry(&name.value).or_insert(None);
+            return;
+        }
         match scope.names.get(name.value.as_str()) {
             Some(Some(bound)) if bound.definition.key() != definition.key() => {
                 diagnostics.push(twice("name", name, bound.span));
@@ -471,15 +579,35 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn unknown_module(&self, path: &Path, written: &str) -> Diagnostic {
+    fn not_in_module(&self, module: &Module<'_>, written: &str, name: &Name) -> Diagnostic {
+        let message = format!("no `{}` in module `{written}`", name.value);
+        let diagnostic = Diagnostic::new(codes::NOT_IN_MODULE, message, name.span);
+        let there = module.definitions.keys().chain(module.labels.keys()).copied();
+        match self.nearest(&name.value, there) {
+            Some(near) => suggest(diagnostic, name, near),
+            None => diagnostic,
+        }
+    }
+
+    fn unknown_module(&self, file: FileId, path: &Path, written: &str) -> Diagnostic {
         let message = format!("no module `{written}`");
         let diagnostic = Diagnostic::new(codes::UNKNOWN_MODULE, message, path.span);
-        let known: BTreeSet<String> = self.modules.keys().map(|m| dotted(m)).collect();
         let library = crate::stdlib::FILES.iter().map(|(path, _)| dotted(&module_name(path)));
-        let known: BTreeSet<String> = known.into_iter().chain(library).collect();
-        match nearest(written, known.iter().map(String::as_str)) {
-            Some(near) => did_you_mean(diagnostic, path.span, near),
-            None => diagnostic,
+        let own: BTreeSet<String> = self.visible(file).map(|(module, _)| module).collect();
+        let known: BTreeSet<String> = own.iter().cloned().chain(library).collect();
+        if let Some(near) = self.nearest(written, known.iter().map(String::as_str)) {
+            return did_you_mean(diagnostic, path.span, near);
+        }
+        let own: Vec<String> = own
+            .iter()
+            .filter(|module| module.split('.').all(is_name) && !module.starts_with("std."))
+            .map(|module| format!("`{module}`"))
+            .collect();
+        match own.len() {
+            2..=MODULES_SHOWN_MAX => {
+                diagnostic.help(format!("modules here are {}", own.join(", ")))
+            }
+            _ => diagnostic,
         }
     }
 
@@ -546,7 +674,7 @@ impl<'a> Names<'a> {
                 collect_paths(at, &mut paths);
                 collect_paths(is, &mut paths);
             }
-            What::Template => {}
+            What::Template { params, items } => template_paths(params, items, &mut paths),
         }
         let targets = paths.into_iter().rev().filter_map(|path| {
             match self.target(definition.file, path).ok()? {
@@ -581,9 +709,56 @@ impl What<'_> {
             Self::Set(DefineKind::Service, _) => "a service",
             Self::Set(DefineKind::Group, _) => "a group of endpoints",
             Self::Workload { .. } => "a workload",
-            Self::Template => "a template",
+            Self::Template { .. } => "a template",
         }
     }
+}
+
+/// The names a template is made of: those of its statements that are no parameters, and the templates it uses.
+fn template_paths<'a>(params: &'a [Param], items: &'a [Item], paths: &mut Vec<&'a Path>) {
+    let mut sets = vec![];
+    let mut flows = vec![];
+    for item in items {
+        match &item.kind {
+            Kind::Rule(rule) => {
+                flows.push(&rule.flow);
+                flows.extend(rule.unless.iter().filter_map(|exempt| match exempt {
+                    Exempt::Flow { flow, .. } => Some(&**flow),
+                    Exempt::Same(_) => None,
+                }));
+            }
+            Kind::Isolate { set, .. } => sets.push(set),
+            Kind::Use { path, args } => {
+                paths.push(path);
+                sets.extend(args.iter().map(|(_, set)| set));
+            }
+            Kind::Claims { claims, .. } => {
+                flows.extend(claims.iter().map(|claim| &claim.flow));
+                sets.extend(claims.iter().filter_map(|claim| claim.avoiding.as_ref()));
+            }
+            Kind::Import { .. }
+            | Kind::Label { .. }
+            | Kind::Define { .. }
+            | Kind::Workload { .. }
+            | Kind::Block { .. }
+            | Kind::Template { .. }
+            | Kind::Error => {}
+        }
+    }
+    sets.extend(
+        flows.into_iter().flat_map(|flow| [&flow.from, &flow.to].into_iter().chain(&flow.on)),
+    );
+    sets.iter().for_each(|set| collect_paths(set, paths));
+    let is_param = |path: &Path| {
+        let [name] = path.parts.as_slice() else { return false };
+        params.iter().any(|param| param.name.value == name.value)
+    };
+    paths.retain(|path| !is_param(path));
+    // A default is written where no parameter can be meant.
+    params
+        .iter()
+        .filter_map(|param| param.default.as_ref())
+        .for_each(|set| collect_paths(set, paths));
 }
 
 fn collect_paths<'a>(set: &'a Set, paths: &mut Vec<&'a Path>) {
@@ -601,6 +776,7 @@ fn collect_paths<'a>(set: &'a Set, paths: &mut Vec<&'a Path>) {
         | SetKind::Range(..)
         | SetKind::Ports { .. }
         | SetKind::Call { .. }
+        | SetKind::Codes { .. }
         | SetKind::Error => {}
     }
 }
@@ -608,12 +784,17 @@ fn collect_paths<'a>(set: &'a Set, paths: &mut Vec<&'a Path>) {
 fn through_itself(cycle: &[Definition<'_>]) -> Diagnostic {
     let mut round: Vec<_> = cycle.iter().map(|d| format!("`{}`", d.name.value)).collect();
     round.extend(round.first().cloned());
-    let message = format!("defined through itself: {}", round.join(" -> "));
+    let templates = cycle.iter().all(|d| matches!(d.what, What::Template { .. }));
+    let (code, message) = if templates {
+        (codes::RECURSION, format!("a template uses itself: {}", round.join(" -> ")))
+    } else {
+        (codes::CYCLE, format!("defined through itself: {}", round.join(" -> ")))
+    };
     let mut spans = cycle.iter().map(|d| d.name.span);
     let Some(first) = spans.next() else {
-        return Diagnostic::new(codes::CYCLE, message, Span::new(FileId(0), 0, 0));
+        return Diagnostic::new(code, message, Span::new(FileId(0), 0, 0));
     };
-    let report = Diagnostic::new(codes::CYCLE, message, first);
+    let report = Diagnostic::new(code, message, first);
     spans.take(4).fold(report, |report, span| report.and(span, "on the way"))
 }
 
@@ -624,17 +805,47 @@ fn twice(what: &str, name: &Name, other: Span) -> Diagnostic {
     Diagnostic::new(codes::DEFINED_TWICE, message, second).and(first, "first here")
 }
 
-fn not_in_module(module: &Module<'_>, written: &str, name: &Name) -> Diagnostic {
-    let message = format!("no `{}` in module `{written}`", name.value);
-    let diagnostic = Diagnostic::new(codes::NOT_IN_MODULE, message, name.span);
-    let there = module.definitions.keys().chain(module.labels.keys()).copied();
-    match nearest(&name.value, there) {
-        Some(near) => suggest(diagnostic, name, near),
-        None => diagnostic,
+/// A name that starts with `_` stays in its module.
+fn is_private(name: &Name) -> bool {
+    name.value.starts_with('_')
+}
+
+fn private(module: &Module<'_>, name: &Name) -> Diagnostic {
+    let message = format!("`{}` is private to its module", name.value);
+    let report = Diagnostic::new(codes::NOT_IN_MODULE, message, name.span);
+    match module.definitions.get(name.value.as_str()) {
+        Some(definition) => report.and(definition.name.span, "a name with `_` in front"),
+        None => report,
     }
 }
 
-fn dotted(module: &str) -> String {
+/// The line that makes the names of a module known; or why none can.
+fn import_text(module: &str, names: &str) -> String {
+    if module.split('.').all(is_name) {
+        format!("import {module}{names}")
+    } else {
+        let file = module.replace('.', "/");
+        format!("it is defined in `{file}.seg`, and no import can name that file; rename it")
+    }
+}
+
+/// Modules a message lists.
+const MODULES_SHOWN_MAX: usize = 8;
+
+/// Words of other languages for `any`.
+const EVERYTHING: [&str; 7] =
+    ["all", "everyone", "everybody", "anyone", "anything", "everything", "anywhere"];
+
+/// `tcp-80` and `tcp80` as a service.
+fn service_of(word: &str) -> Option<String> {
+    let digits = word.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let protocol = word.strip_suffix(digits)?.trim_end_matches(['-', '_']);
+    let known = ["tcp", "udp", "sctp"].contains(&protocol);
+    (known && digits.parse::<u16>().is_ok()).then(|| format!("{protocol}/{digits}"))
+}
+
+/// `org/labels` as it is written.
+pub(crate) fn dotted(module: &str) -> String {
     module.replace('/', ".")
 }
 
@@ -643,14 +854,17 @@ pub(crate) fn suggest(diagnostic: Diagnostic, name: &Name, near: &str) -> Diagno
     did_you_mean(diagnostic, name.span, near)
 }
 
-fn did_you_mean(mut diagnostic: Diagnostic, span: Span, near: &str) -> Diagnostic {
+pub(crate) fn did_you_mean(mut diagnostic: Diagnostic, span: Span, near: &str) -> Diagnostic {
     diagnostic.message.push_str(&format!("; did you mean `{near}`?"));
-    diagnostic.fix(span, near)
+    diagnostic.guess(span, near)
 }
 
 /// The known word that was most likely meant, if one is close enough.
 pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let scored = known.map(|k| (strsim::damerau_levenshtein(word, k), k));
+    let limit = word.chars().count().max(3) / 3;
+    // A difference in length is one in spelling; most words need no closer look.
+    let close = known.filter(|k| word.chars().count().abs_diff(k.chars().count()) <= limit);
+    let scored = close.map(|k| (strsim::damerau_levenshtein(word, k), k));
     let (distance, near) = scored.min()?;
-    (distance > 0 && distance * 3 <= word.chars().count().max(3)).then_some(near)
+    (distance > 0 && distance <= limit).then_some(near)
 }

@@ -1,14 +1,19 @@
 //! Whether a set is empty and whether one holds another, exactly.
 //!
-//! An endpoint is an address, a kind (unmanaged, managed, this machine) and at most one value in each label dimension.
+//! An endpoint is an address, a kind (unmanaged, managed, this machine) and at most one value in each label dimension;
+//! names resolve to it, and a process of this machine runs in at most one control group.
 //! A question is split by kind, then by the parts of unions and one label dimension after another, until only addresses remain,
 //! which are intervals.
 //! Only values that the set mentions are told apart; one stands for all others.
 
-use crate::policy::{Dimension, Endpoints, LabelId, Policy, Services};
-use crate::types::port_max;
+use crate::kinds::{cgroup_within, name_within};
+use crate::policy::{Dimension, Endpoints, LabelId, NamePattern, Policy};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+
+mod services;
+
+pub(crate) use services::{services_empty, services_work};
 
 /// How much all questions about one policy may cost together.
 ///
@@ -19,6 +24,11 @@ const WORK_MAX: usize = 1 << 22;
 ///
 /// Unit: nodes. Source: chosen; some ten times what the sets of a rule take.
 const WORK_PER_QUESTION: usize = 1 << 12;
+
+/// Ranges of addresses that cost as much as one node.
+///
+/// Unit: ranges. Source: chosen; they are copied and merged in one go.
+const RANGES_PER_NODE: usize = 64;
 
 /// How often one question may be split on one way to an answer, so that recursion is safe.
 ///
@@ -43,6 +53,9 @@ pub(crate) fn endpoints_empty(
 ) -> Result<bool, TooLarge> {
     budget.nodes = budget.nodes.saturating_add(WORK_PER_QUESTION);
     budget.splits = SPLITS_MAX;
+    if plainly_inhabited(set) {
+        return Ok(false);
+    }
     for kind in [Kind::Unmanaged, Kind::Managed, Kind::SelfHost] {
         let node = specialise(policy, set, kind, budget)?;
         if inhabited(policy, node, budget)? {
@@ -80,13 +93,32 @@ fn plainly_within(inner: &Endpoints, outer: &Endpoints) -> bool {
         | Endpoints::Has(_)
         | Endpoints::Label(..)
         | Endpoints::Addresses(..)
-        | Endpoints::Workload(_) => false,
+        | Endpoints::Workload(_)
+        | Endpoints::Name(_)
+        | Endpoints::Cgroup(_) => false,
     }
 }
 
-/// Whether no service is in `set`.
-pub(crate) fn services_empty(set: &Services) -> bool {
-    service_intervals(set).is_empty()
+/// Whether one look tells that something is in `set`: a managed endpoint that has to pass one test in a dimension.
+fn plainly_inhabited(set: &Endpoints) -> bool {
+    let Endpoints::Intersect(parts) = set else { return false };
+    parts.iter().enumerate().all(|(at, part)| match part {
+        Endpoints::Any | Endpoints::Managed => true,
+        Endpoints::Label(id, values) => {
+            let tests = |p: &Endpoints| matches!(p, Endpoints::Label(other, _) if other == id);
+            !values.is_empty() && !parts.iter().take(at).any(tests)
+        }
+        Endpoints::Unmanaged
+        | Endpoints::SelfHost
+        | Endpoints::Has(_)
+        | Endpoints::Addresses(..)
+        | Endpoints::Workload(_)
+        | Endpoints::Union(_)
+        | Endpoints::Intersect(_)
+        | Endpoints::Except(..)
+        | Endpoints::Name(_)
+        | Endpoints::Cgroup(_) => false,
+    })
 }
 
 /// What an endpoint is to the inventory.
@@ -103,6 +135,8 @@ enum Node<'a> {
     Label(LabelId, Test<'a>),
     /// No label is set in a dimension that is not mentioned.
     Bare,
+    Name(&'a NamePattern),
+    Cgroup(&'a str),
     Addresses(Addresses),
     Union(Vec<Node<'a>>),
     Intersect(Vec<Node<'a>>),
@@ -131,7 +165,7 @@ fn specialise<'a>(
     kind: Kind,
     budget: &mut Budget,
 ) -> Result<Node<'a>, TooLarge> {
-    spend(budget)?;
+    spend(1, budget)?;
     let managed = kind != Kind::Unmanaged;
     let label = |id, test| if managed { Node::Label(id, test) } else { Node::none() };
     Ok(match set {
@@ -150,16 +184,26 @@ fn specialise<'a>(
                     let test = value.map_or(Test::Unset, |(_, value)| Test::Only(value));
                     parts.push(Node::Label(id, test));
                 }
-                let addresses = workload.addresses.iter().map(|a| Addresses::range(*a, *a));
-                parts.push(Node::Addresses(Addresses::union(addresses)));
+                let addresses = workload.addresses.iter().map(|a| (*a, *a)).collect();
+                parts.push(Node::Addresses(Addresses::ranges(addresses)));
                 Node::Intersect(parts)
             }
             Some(_) | None => Node::none(),
         },
         Endpoints::Union(sets) => {
-            let nodes: Result<_, _> =
-                sets.iter().map(|s| specialise(policy, s, kind, budget)).collect();
-            Node::Union(nodes?)
+            // Lists of networks are long: together they are one node.
+            let (mut ranges, mut nodes) = (vec![], vec![]);
+            for set in sets {
+                match set {
+                    Endpoints::Addresses(first, last) => ranges.push((*first, *last)),
+                    other => nodes.push(specialise(policy, other, kind, budget)?),
+                }
+            }
+            if !ranges.is_empty() {
+                spend(ranges.len() / RANGES_PER_NODE, budget)?;
+                nodes.push(Node::Addresses(Addresses::ranges(ranges)));
+            }
+            Node::Union(nodes)
         }
         Endpoints::Intersect(sets) => {
             let nodes: Result<_, _> =
@@ -170,6 +214,9 @@ fn specialise<'a>(
             Box::new(specialise(policy, set, kind, budget)?),
             Box::new(specialise(policy, taken, kind, budget)?),
         ),
+        Endpoints::Name(pattern) => Node::Name(pattern),
+        Endpoints::Cgroup(path) if kind == Kind::SelfHost => Node::Cgroup(path),
+        Endpoints::Cgroup(_) => Node::none(),
     })
 }
 
@@ -181,7 +228,7 @@ fn inhabited(policy: &Policy, node: Node<'_>, budget: &mut Budget) -> Result<boo
     answer
 }
 
-/// Asks the parts of a simple set: of its first union, else of its first label.
+/// Asks the parts of a simple set: of its first union, else of its first label, its first name, its control groups.
 fn split(policy: &Policy, node: Node<'_>, budget: &mut Budget) -> Result<bool, TooLarge> {
     let (mut union, rest) = match node {
         Node::Addresses(addresses) => return Ok(!addresses.is_empty()),
@@ -190,11 +237,16 @@ fn split(policy: &Policy, node: Node<'_>, budget: &mut Budget) -> Result<bool, T
         Node::Except(set, taken) => match *set {
             Node::Union(parts) => (parts, Rest { and: vec![], except: Some(*taken) }),
             Node::Intersect(parts) => take_union(parts, Some(*taken)),
-            set @ (Node::Label(..) | Node::Bare | Node::Addresses(_) | Node::Except(..)) => {
-                (vec![], Rest { and: vec![set], except: Some(*taken) })
-            }
+            set @ (Node::Label(..)
+            | Node::Bare
+            | Node::Name(_)
+            | Node::Cgroup(_)
+            | Node::Addresses(_)
+            | Node::Except(..)) => (vec![], Rest { and: vec![set], except: Some(*taken) }),
         },
-        node @ (Node::Label(..) | Node::Bare) => (vec![], Rest { and: vec![node], except: None }),
+        node @ (Node::Label(..) | Node::Bare | Node::Name(_) | Node::Cgroup(_)) => {
+            (vec![], Rest { and: vec![node], except: None })
+        }
     };
     if !union.is_empty() {
         for part in union.drain(..) {
@@ -209,6 +261,28 @@ fn split(policy: &Policy, node: Node<'_>, budget: &mut Budget) -> Result<bool, T
         // A value that is written down is the likeliest to lead somewhere.
         for value in values(policy, id, &node).into_iter().rev() {
             if inhabited(policy, restrict(&node, id, value, budget)?, budget)? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    if let Some(name) = first(&node, &|leaf| match leaf {
+        Node::Name(name) => Some(*name),
+        _ => None,
+    }) {
+        for known in [true, false] {
+            if inhabited(policy, fix_name(&node, name, known, budget)?, budget)? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    let mut cgroups = BTreeSet::new();
+    mentioned_cgroups(&node, &mut cgroups);
+    if !cgroups.is_empty() {
+        // The process runs right in one that is mentioned, or in none of them.
+        for cgroup in cgroups.into_iter().map(Some).chain([None]) {
+            if inhabited(policy, fix_cgroup(&node, cgroup, budget)?, budget)? {
                 return Ok(true);
             }
         }
@@ -256,9 +330,9 @@ fn take_union<'a>(mut parts: Vec<Node<'a>>, except: Option<Node<'a>>) -> (Vec<No
 
 /// Folds everything that is decided; without labels the result is [`Node::Addresses`].
 fn simplify<'a>(node: Node<'a>, budget: &mut Budget) -> Result<Node<'a>, TooLarge> {
-    spend(budget)?;
+    spend(node.cost(), budget)?;
     Ok(match node {
-        Node::Label(..) | Node::Bare | Node::Addresses(_) => node,
+        Node::Label(..) | Node::Bare | Node::Name(_) | Node::Cgroup(_) | Node::Addresses(_) => node,
         Node::Union(nodes) => {
             let (known, mut open) = fold(nodes, budget)?;
             let known = Addresses::union(known.into_iter());
@@ -301,6 +375,8 @@ fn fold<'a>(
             Node::Addresses(addresses) => known.push(addresses),
             node @ (Node::Label(..)
             | Node::Bare
+            | Node::Name(_)
+            | Node::Cgroup(_)
             | Node::Union(_)
             | Node::Intersect(_)
             | Node::Except(..)) => open.push(node),
@@ -333,14 +409,41 @@ fn fix_bare<'a>(node: &Node<'a>, bare: bool, budget: &mut Budget) -> Result<Node
     })
 }
 
+/// An end that a name resolves to is also one of the wider form, and one of a narrower form only then.
+fn fix_name<'a>(
+    node: &Node<'a>,
+    name: &NamePattern,
+    known: bool,
+    budget: &mut Budget,
+) -> Result<Node<'a>, TooLarge> {
+    map(node, budget, &|leaf| match leaf {
+        Node::Name(other) if known && name_within(name, other) => Node::all(),
+        Node::Name(other) if !known && name_within(other, name) => Node::none(),
+        other => other.clone(),
+    })
+}
+
+fn fix_cgroup<'a>(
+    node: &Node<'a>,
+    cgroup: Option<&str>,
+    budget: &mut Budget,
+) -> Result<Node<'a>, TooLarge> {
+    map(node, budget, &|leaf| match leaf {
+        Node::Cgroup(path) => Node::constant(cgroup.is_some_and(|own| cgroup_within(own, path))),
+        other => other.clone(),
+    })
+}
+
 fn map<'a>(
     node: &Node<'a>,
     budget: &mut Budget,
     leaf: &dyn Fn(&Node<'a>) -> Node<'a>,
 ) -> Result<Node<'a>, TooLarge> {
-    spend(budget)?;
+    spend(node.cost(), budget)?;
     Ok(match node {
-        Node::Label(..) | Node::Bare | Node::Addresses(_) => leaf(node),
+        Node::Label(..) | Node::Bare | Node::Name(_) | Node::Cgroup(_) | Node::Addresses(_) => {
+            leaf(node)
+        }
         Node::Union(nodes) => {
             Node::Union(nodes.iter().map(|n| map(n, budget, leaf)).collect::<Result<_, _>>()?)
         }
@@ -354,11 +457,36 @@ fn map<'a>(
 }
 
 fn first_label(node: &Node<'_>) -> Option<LabelId> {
-    match node {
+    first(node, &|leaf| match leaf {
         Node::Label(id, _) => Some(*id),
-        Node::Bare | Node::Addresses(_) => None,
-        Node::Union(nodes) | Node::Intersect(nodes) => nodes.iter().find_map(first_label),
-        Node::Except(a, b) => first_label(a).or_else(|| first_label(b)),
+        _ => None,
+    })
+}
+
+/// What `of` says of the first leaf that it says something of.
+fn first<'a, T>(node: &Node<'a>, of: &dyn Fn(&Node<'a>) -> Option<T>) -> Option<T> {
+    match node {
+        Node::Label(..) | Node::Bare | Node::Name(_) | Node::Cgroup(_) | Node::Addresses(_) => {
+            of(node)
+        }
+        Node::Union(nodes) | Node::Intersect(nodes) => nodes.iter().find_map(|n| first(n, of)),
+        Node::Except(a, b) => first(a, of).or_else(|| first(b, of)),
+    }
+}
+
+fn mentioned_cgroups<'a>(node: &Node<'a>, found: &mut BTreeSet<&'a str>) {
+    match node {
+        Node::Cgroup(path) => {
+            found.insert(path);
+        }
+        Node::Label(..) | Node::Bare | Node::Name(_) | Node::Addresses(_) => {}
+        Node::Union(nodes) | Node::Intersect(nodes) => {
+            nodes.iter().for_each(|n| mentioned_cgroups(n, found));
+        }
+        Node::Except(a, b) => {
+            mentioned_cgroups(a, found);
+            mentioned_cgroups(b, found);
+        }
     }
 }
 
@@ -384,7 +512,7 @@ fn mentioned<'a>(node: &Node<'a>, id: LabelId, found: &mut BTreeSet<Value<'a>>) 
         Node::Label(label, Test::Only(word)) if *label == id => {
             found.insert(Value::Word(word));
         }
-        Node::Label(..) | Node::Bare | Node::Addresses(_) => {}
+        Node::Label(..) | Node::Bare | Node::Name(_) | Node::Cgroup(_) | Node::Addresses(_) => {}
         Node::Union(nodes) | Node::Intersect(nodes) => {
             nodes.iter().for_each(|n| mentioned(n, id, found));
         }
@@ -395,8 +523,8 @@ fn mentioned<'a>(node: &Node<'a>, id: LabelId, found: &mut BTreeSet<Value<'a>>) 
     }
 }
 
-fn spend(budget: &mut Budget) -> Result<(), TooLarge> {
-    budget.nodes = budget.nodes.checked_sub(1).ok_or(TooLarge)?;
+fn spend(nodes: usize, budget: &mut Budget) -> Result<(), TooLarge> {
+    budget.nodes = budget.nodes.checked_sub(nodes).ok_or(TooLarge)?;
     Ok(())
 }
 
@@ -407,6 +535,20 @@ impl Default for Budget {
 }
 
 impl Node<'_> {
+    /// Of looking at it or copying it, without its parts.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Addresses(of) => 1 + (of.v4.0.len() + of.v6.0.len()) / RANGES_PER_NODE,
+            Self::Label(..)
+            | Self::Bare
+            | Self::Name(_)
+            | Self::Cgroup(_)
+            | Self::Union(_)
+            | Self::Intersect(_)
+            | Self::Except(..) => 1,
+        }
+    }
+
     fn all() -> Self {
         Self::Addresses(Addresses::all())
     }
@@ -434,16 +576,21 @@ impl Addresses {
     }
 
     fn range(first: IpAddr, last: IpAddr) -> Self {
-        match (first, last) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                let v4 = Intervals::range(u32::from(a).into(), u32::from(b).into());
-                Self { v4, ..Self::default() }
+        Self::ranges(vec![(first, last)])
+    }
+
+    fn ranges(ranges: Vec<(IpAddr, IpAddr)>) -> Self {
+        let (mut v4, mut v6) = (vec![], vec![]);
+        for range in ranges {
+            match range {
+                (IpAddr::V4(a), IpAddr::V4(b)) => {
+                    v4.push((u32::from(a).into(), u32::from(b).into()))
+                }
+                (IpAddr::V6(a), IpAddr::V6(b)) => v6.push((a.into(), b.into())),
+                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
             }
-            (IpAddr::V6(a), IpAddr::V6(b)) => {
-                Self { v6: Intervals::range(a.into(), b.into()), ..Self::default() }
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Self::default(),
         }
+        Self { v4: Intervals::merged(v4), v6: Intervals::merged(v6) }
     }
 
     fn union(parts: impl Iterator<Item = Self>) -> Self {
@@ -482,7 +629,11 @@ impl Intervals {
     }
 
     fn union(parts: impl IntoIterator<Item = Self>) -> Self {
-        let mut all: Vec<_> = parts.into_iter().flat_map(|p| p.0).collect();
+        Self::merged(parts.into_iter().flat_map(|p| p.0).collect())
+    }
+
+    fn merged(mut all: Vec<(u128, u128)>) -> Self {
+        all.retain(|(first, last)| first <= last);
         all.sort_unstable();
         let mut merged: Vec<(u128, u128)> = vec![];
         for (first, last) in all {
@@ -530,24 +681,6 @@ impl Intervals {
 
     fn except(&self, other: &Self) -> Self {
         self.intersect(&other.complement())
-    }
-}
-
-/// Services as intervals of `protocol * 65536 + port`.
-fn service_intervals(set: &Services) -> Intervals {
-    let ports = |protocol: u8, first: u16, last: u16| {
-        let base = u128::from(protocol) << 16;
-        Intervals::range(base | u128::from(first), base | u128::from(last))
-    };
-    match set {
-        Services::Any => Intervals::union((0..=u8::MAX).map(|p| ports(p, 0, port_max(p)))),
-        Services::Ports { protocol, first, last } => ports(*protocol, *first, *last),
-        Services::Union(sets) => Intervals::union(sets.iter().map(service_intervals)),
-        Services::Intersect(sets) => {
-            let all = service_intervals(&Services::Any);
-            sets.iter().map(service_intervals).fold(all, |a, b| a.intersect(&b))
-        }
-        Services::Except(set, taken) => service_intervals(set).except(&service_intervals(taken)),
     }
 }
 
@@ -601,6 +734,7 @@ mod tests {
             name: "w".to_owned(),
             addresses: BTreeSet::from([address(1)]),
             labels: vec![(LabelId(0), "x".to_owned())],
+            ports: BTreeMap::new(),
             span,
         }];
         Policy { labels, workloads, ..Policy::default() }
@@ -642,14 +776,79 @@ mod tests {
         }
         let mut all = vec![];
         for address in addresses {
-            all.push(Endpoint { address, labels: None, is_self: false });
+            let end = Endpoint::at(address);
+            all.push(end.clone());
             for labels in &vectors {
                 for is_self in [false, true] {
-                    all.push(Endpoint { address, labels: Some(labels.clone()), is_self });
+                    all.push(Endpoint { labels: Some(labels.clone()), is_self, ..end.clone() });
                 }
             }
         }
         all
+    }
+
+    #[test]
+    fn a_set_of_names_and_control_groups_is_empty_exactly_if_no_endpoint_is_in_it() {
+        let policy = policy();
+        let words = ["x.a.b", "y.a.b", "a.b", "xa.b", "c"];
+        let names = (0u32..1 << words.len()).map(|bits| {
+            let of = |n: &usize| bits & (1 << n) != 0;
+            let chosen = words.iter().enumerate().filter(|(n, _)| of(n));
+            chosen.map(|(_, word)| (*word).to_owned()).collect::<BTreeSet<_>>()
+        });
+        let mut endpoints = vec![];
+        for names in names {
+            let end = Endpoint { names, ..Endpoint::at(address(1)) };
+            endpoints.push(end.clone());
+            endpoints.push(Endpoint { labels: Some(BTreeMap::new()), ..end.clone() });
+            for cgroup in [None, Some("s"), Some("s/a"), Some("s/a/b"), Some("s/c"), Some("sa")] {
+                let labels = Some(BTreeMap::new());
+                let cgroup = cgroup.map(str::to_owned);
+                endpoints.push(Endpoint { labels, is_self: true, cgroup, ..end.clone() });
+            }
+        }
+        let mut random = 7u64;
+        let mut n_empty = 0;
+        for case in 0..10_000 {
+            let set = local_set(&mut random, 3);
+            let found = endpoints.iter().find(|e| contains(&policy, &set, e));
+            let answer = endpoints_empty(&policy, &set, &mut Budget::default());
+            assert_eq!(answer, Ok(found.is_none()), "case {case}: {set:?} and {found:?}");
+            n_empty += usize::from(found.is_none());
+        }
+        assert!(n_empty > 500, "too few empty sets to mean anything: {n_empty}");
+    }
+
+    /// Of names, control groups and what endpoints are to the inventory.
+    fn local_set(random: &mut u64, depth: usize) -> Endpoints {
+        let name =
+            |name: &str, below| Endpoints::Name(NamePattern { name: name.to_owned(), below });
+        let both = |random: &mut u64| {
+            (local_set(random, depth.saturating_sub(1)), local_set(random, depth.saturating_sub(1)))
+        };
+        match below(random, if depth == 0 { 9 } else { 15 }) {
+            0 => Endpoints::SelfHost,
+            1 => Endpoints::Unmanaged,
+            2 => name("x.a.b", false),
+            3 => name("a.b", false),
+            4 => name("a.b", true),
+            5 => name("b", true),
+            6 => Endpoints::Cgroup("s".to_owned()),
+            7 => Endpoints::Cgroup("s/a".to_owned()),
+            8 => Endpoints::Cgroup("s/c".to_owned()),
+            9 | 10 => {
+                let (a, b) = both(random);
+                Endpoints::Union(vec![a, b])
+            }
+            11 | 12 => {
+                let (a, b) = both(random);
+                Endpoints::Intersect(vec![a, b])
+            }
+            _ => {
+                let (a, b) = both(random);
+                Endpoints::Except(Box::new(a), Box::new(b))
+            }
+        }
     }
 
     fn address(n: usize) -> IpAddr {
@@ -689,7 +888,7 @@ mod tests {
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
-    fn below(random: &mut u64, n: usize) -> usize {
+    pub(super) fn below(random: &mut u64, n: usize) -> usize {
         *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (*random ^ (*random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

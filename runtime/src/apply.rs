@@ -73,7 +73,7 @@ mod tests {
             at,
             is_self,
             addresses: vec![std::net::IpAddr::from([10, 0, 0, u8::try_from(number).unwrap_or(0)])],
-            labels: vec![number],
+            values: vec![number],
             place: interface.map_or(Place::Remote, |name| {
                 Place::Interface(Located { value: name.to_owned(), at })
             }),

@@ -4,7 +4,9 @@ use crate::control;
 use crate::daemon::{self, Config};
 use crate::kernel::linux::Linux;
 use crate::status::{self, Status};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use clap_mangen::Man;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,6 +43,16 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands.
+    Man {
+        /// The directory to write them to.
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -67,6 +79,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .map_err(|e| e.to_string())
         }
         Command::Status { run_dir, format } => show(&run_dir, format, &mut out),
+        Command::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut Cli::command(), "segd", &mut script);
+            print(&script, &mut out);
+            Ok(())
+        }
+        Command::Man { dir: Some(dir) } => {
+            write_pages(&dir).map_err(|error| format!("{}: {error}", dir.display()))
+        }
+        Command::Man { dir: None } => {
+            let mut page = vec![];
+            let rendered = Man::new(Cli::command()).render(&mut page);
+            rendered.map(|()| print(&page, &mut out)).map_err(|error| error.to_string())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,7 +123,22 @@ fn show(run_dir: &Path, format: Format, out: &mut dyn Write) -> Result<(), Strin
             text
         }
     };
+    print(text.as_bytes(), out);
+    Ok(())
+}
+
+fn print(text: &[u8], out: &mut dyn Write) {
     // A pager that was closed has seen enough.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text).and_then(|()| out.flush());
+}
+
+/// One page for `segd` and one for each command, such as `segd-run.1`.
+fn write_pages(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    for page in std::iter::once(&command).chain(command.get_subcommands()) {
+        Man::new(page.clone()).generate_to(dir)?;
+    }
     Ok(())
 }

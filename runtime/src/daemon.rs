@@ -11,6 +11,7 @@ use crate::plan::{self, Plan, Seen, Unsupported};
 use crate::refusal::Refusal;
 use crate::status::{self, Status};
 use crate::workloads;
+use jiff::Timestamp;
 use seg_artifact::object::{self, Artifact, OpenError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -55,6 +56,16 @@ pub enum RunError {
         /// Why.
         source: OpenError,
     },
+    /// The object was made for days that are over; it would allow what has expired.
+    #[error("{path}: {}", over(.not_after, .rules))]
+    Over {
+        /// The file.
+        path: PathBuf,
+        /// The last day it was made for.
+        not_after: String,
+        /// The rules that count no longer, as `path:line text`.
+        rules: Vec<String>,
+    },
     /// The endpoints file is refused; one line for each reason.
     #[error("{}", refused(.path, .refusals))]
     Endpoints {
@@ -88,6 +99,32 @@ enum Event {
     Status(SyncSender<Result<Status, String>>),
 }
 
+/// Refuses an object whose rules have expired: less is allowed now than it says.
+fn refuse_what_is_over(config: &Config, artifact: &Artifact) -> Result<(), RunError> {
+    let today = today();
+    let manifest = &artifact.manifest;
+    let Some(not_after) = manifest.not_after.as_ref().filter(|date| **date < today) else {
+        return Ok(());
+    };
+    let expired =
+        manifest.rules.iter().filter(|rule| rule.expires.as_ref().is_some_and(|d| *d < today));
+    let rules = expired.map(|rule| format!("{}:{} {}", rule.path, rule.line, rule.text)).collect();
+    Err(RunError::Over { path: config.policy.clone(), not_after: not_after.clone(), rules })
+}
+
+fn over(not_after: &str, rules: &[String]) -> String {
+    let rules: String = rules.iter().map(|rule| format!("\n  {rule}")).collect();
+    format!(
+        "made for the days up to {not_after} (UTC); build it again with `segc build --as-of {}`:{rules}",
+        today()
+    )
+}
+
+/// The day in UTC, as `2026-12-31`.
+fn today() -> String {
+    Timestamp::now().strftime("%Y-%m-%d").to_string()
+}
+
 /// Binds a policy and serves until SIGTERM or SIGINT; reports on `out`, warns on `err`.
 ///
 /// # Errors
@@ -103,6 +140,7 @@ pub fn run(
     let object = read(&config.policy, object::OBJECT_BYTES_MAX as u64)?;
     let artifact = object::open(&object)
         .map_err(|source| RunError::Object { path: config.policy.clone(), source })?;
+    refuse_what_is_over(config, &artifact)?;
     let plan = prepare(config, &artifact, kernel, err)?;
     let control = Control::take(&config.run_dir)?;
     apply::apply(kernel, &object, &plan.actions)?;

@@ -5,6 +5,7 @@
 //! name = "shop-web-1"
 //! labels = { app = "shop", role = "web" }
 //! addresses = ["10.20.1.11", "fd20::11"]
+//! ports = { admin = "tcp/8443" }
 //! netns = "shop-web-1"    # or interface = "veth7"; with neither it is a remote peer
 //! self = false            # true for the machine itself
 //! ```
@@ -12,7 +13,7 @@
 //! INVARIANT: names, addresses and `self` are unique in the result, and a bound endpoint has an address.
 
 use crate::refusal::{Position, Problem, Refusal, nearest};
-use seg_artifact::maps;
+use seg_artifact::{manifest, maps};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub name: Located<String>,
     /// Label dimension and value.
     pub labels: Vec<(Located<String>, Located<String>)>,
+    /// Name of a port, its protocol and number.
+    pub ports: Vec<(Located<String>, (u8, u16))>,
     /// Where it is reached, and what it may send from.
     pub addresses: Vec<Located<IpAddr>>,
     /// Where its packets are seen.
@@ -144,6 +147,7 @@ impl<'t> Reader<'t> {
             return None;
         };
         let (mut name, mut labels, mut addresses) = (None, Vec::new(), Vec::new());
+        let mut ports = Vec::new();
         let (mut interface, mut netns, mut is_self) = (None, None, false);
         let mut named = false;
         for (key, value) in table {
@@ -153,6 +157,7 @@ impl<'t> Reader<'t> {
                     name = self.word(value, "name");
                 }
                 "labels" => labels = self.labels(value),
+                "ports" => ports = self.ports(value),
                 "addresses" => addresses = self.addresses(value),
                 "interface" => interface = self.word(value, "interface"),
                 "netns" => netns = self.netns(value),
@@ -161,7 +166,8 @@ impl<'t> Reader<'t> {
                     other => self.wrong_type(value.span(), "self", "true or false", other),
                 },
                 other => {
-                    let known = ["name", "labels", "addresses", "interface", "netns", "self"];
+                    let known =
+                        ["name", "labels", "ports", "addresses", "interface", "netns", "self"];
                     self.unknown(key.span(), other, &known);
                 }
             }
@@ -191,7 +197,7 @@ impl<'t> Reader<'t> {
             let problem = Problem::NoAddress(name.value.clone());
             self.refusals.push(Refusal { at: name.at, problem });
         }
-        Some(Endpoint { name, labels, addresses, place, is_self })
+        Some(Endpoint { name, labels, ports, addresses, place, is_self })
     }
 
     /// A non-empty string that prints on one line.
@@ -229,6 +235,24 @@ impl<'t> Reader<'t> {
             }
         }
         labels
+    }
+
+    fn ports(&mut self, value: &Spanned<DeValue>) -> Vec<(Located<String>, (u8, u16))> {
+        let DeValue::Table(table) = value.get_ref() else {
+            self.wrong_type(value.span(), "ports", "a table", value.get_ref());
+            return Vec::new();
+        };
+        let mut ports = Vec::new();
+        for (key, value) in table {
+            let Some(text) = self.word(value, "port") else { continue };
+            match manifest::parse_port(&text.value) {
+                Some(port) => {
+                    ports.push((self.locate(key.span(), key.get_ref().to_string()), port))
+                }
+                None => self.refuse(value.span(), Problem::Port(text.value)),
+            }
+        }
+        ports
     }
 
     fn addresses(&mut self, value: &Spanned<DeValue>) -> Vec<Located<IpAddr>> {

@@ -1,10 +1,11 @@
 //! Endpoints and manifest to numbered records: labels interned, programs chosen.
 //!
-//! Preserves every endpoint and its order. Labels are checked against the manifest's dimensions; the language is not needed.
+//! Preserves every endpoint and its order. Labels and names of ports are checked against the manifest's; the language is not needed.
 
 use crate::endpoints::{Endpoint, Place};
 use crate::refusal::{Position, Problem, Refusal, nearest};
 use seg_artifact::manifest::{Label, Manifest};
+use seg_artifact::maps;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -21,8 +22,8 @@ pub struct Record {
     pub is_self: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// One value for each dimension of the manifest, 0 if unset.
-    pub labels: Vec<u32>,
+    /// One value for each dimension of the manifest, 0 if unset, then one for each of its ports, see [`maps::port_value`].
+    pub values: Vec<u32>,
     /// Where its packets pass.
     pub place: Place,
     /// Program for what it sends.
@@ -36,7 +37,7 @@ pub struct Record {
 /// In an open dimension, values no rule mentions are numbered above the listed ones in sorted order, the same for every endpoint.
 ///
 /// # Errors
-/// Every label or value the manifest does not know, in the order of the text.
+/// Every label, value or name of a port the manifest does not know, in the order of the text.
 pub fn number(endpoints: &[Endpoint], manifest: &Manifest) -> Result<Vec<Record>, Vec<Refusal>> {
     let others: Vec<BTreeSet<&str>> =
         manifest.labels.iter().map(|label| other_values(label, endpoints)).collect();
@@ -67,6 +68,18 @@ pub fn number(endpoints: &[Endpoint], manifest: &Manifest) -> Result<Vec<Record>
                 }
             }
         }
+        let mut ports = vec![0; manifest.ports.len()];
+        for (name, (protocol, port)) in &endpoint.ports {
+            let mut found = manifest.ports.iter().zip(&mut ports);
+            match found.find(|(known, _)| **known == name.value) {
+                Some((_, place)) => *place = maps::port_value(*protocol, *port),
+                None => {
+                    let near = nearest(&name.value, manifest.ports.iter().map(String::as_str));
+                    let problem = Problem::PortName { port: name.value.clone(), near };
+                    refusals.push(Refusal { at: name.at, problem });
+                }
+            }
+        }
         let program = |roles: &seg_artifact::manifest::Roles| {
             roles.program(endpoint.is_self, &labels).map(str::to_owned)
         };
@@ -79,7 +92,7 @@ pub fn number(endpoints: &[Endpoint], manifest: &Manifest) -> Result<Vec<Record>
                 at,
                 is_self: endpoint.is_self,
                 addresses: endpoint.addresses.iter().map(|address| address.value).collect(),
-                labels,
+                values: [labels, ports].concat(),
                 place: endpoint.place.clone(),
                 outbound,
                 inbound,

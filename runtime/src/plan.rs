@@ -223,7 +223,7 @@ fn actions(records: &[Record], bindings: &[Binding]) -> Vec<Action> {
         others.map(|binding| (binding.record.number, binding.outbound.index)).collect();
     for record in records {
         let interface = interfaces.get(&record.number).copied().unwrap_or(0);
-        let value = maps::record(record.number, record.is_self, interface, &record.labels);
+        let value = maps::record(record.number, record.is_self, interface, &record.values);
         actions.extend(record.addresses.iter().map(|address| Action::Fill {
             map: maps::ENDPOINTS,
             key: maps::address_key(*address).to_vec(),
@@ -235,7 +235,7 @@ fn actions(records: &[Record], bindings: &[Binding]) -> Vec<Action> {
         Action::Fill {
             map: maps::LOCAL,
             key: binding.outbound.index.to_ne_bytes().to_vec(),
-            value: maps::record(record.number, record.is_self, 0, &record.labels),
+            value: maps::record(record.number, record.is_self, 0, &record.values),
         }
     }));
     actions.extend(

@@ -144,6 +144,17 @@ pub enum Problem {
         /// The one most like it.
         near: Option<String>,
     },
+    /// Neither a port of TCP nor of UDP nor of SCTP.
+    #[error("invalid port `{0}`: give one of tcp, udp or sctp, as in `tcp/8443`")]
+    Port(String),
+    /// A name of a port that the policy does not know.
+    #[error("the policy names no port `{port}`{}", did_you_mean(.near))]
+    PortName {
+        /// As written.
+        port: String,
+        /// A known one like it.
+        near: Option<String>,
+    },
     /// The object has no program for these labels: a fault of its compiler.
     #[error("the policy object has no program for endpoint `{0}`")]
     NoProgram(String),

@@ -4,7 +4,7 @@
 //! and rules hold for each as it is. Only claims and explanations speak of the workloads as they were declared.
 
 use crate::endpoints::Endpoint;
-use seg_artifact::manifest::{Workload, labels_text};
+use seg_artifact::manifest::{Workload, labels_text, parse_port, ports_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,8 +14,8 @@ pub const WARNINGS_MAX: usize = 20;
 
 /// What the policy's inventory and the endpoints of a node do not agree on, in words.
 ///
-/// First endpoints that have an address of a workload and not exactly its labels, in the order of the text; then addresses of
-/// workloads that no endpoint has, in the order of the workloads.
+/// First endpoints that have an address of a workload and not exactly its labels and ports, or another address too, in the
+/// order of the text; then addresses of workloads that no endpoint has, in the order of the workloads.
 pub fn differences(endpoints: &[Endpoint], workloads: &[Workload]) -> Vec<String> {
     let owners: BTreeMap<IpAddr, &Workload> =
         workloads.iter().flat_map(|w| w.addresses.iter().map(move |a| (*a, w))).collect();
@@ -26,14 +26,38 @@ pub fn differences(endpoints: &[Endpoint], workloads: &[Workload]) -> Vec<String
         found.extend(endpoint.addresses.iter().map(|address| address.value));
         let owned =
             endpoint.addresses.iter().filter_map(|a| Some((a.value, owners.get(&a.value)?)));
+        let owned: Vec<(IpAddr, &Workload)> = owned.map(|(a, w)| (a, *w)).collect();
+        let name = &endpoint.name.value;
+        let ports = |w: &Workload| -> BTreeMap<String, (u8, u16)> {
+            let known = w.ports.iter().filter_map(|(name, p)| Some((name.clone(), parse_port(p)?)));
+            known.collect()
+        };
+        let own_ports = endpoint.ports.iter().map(|(name, port)| (name.value.clone(), *port));
+        let own_ports: BTreeMap<_, _> = own_ports.collect();
         // One address is enough to say it.
-        if let Some((address, workload)) = owned.into_iter().find(|(_, w)| w.labels != labels) {
+        if let Some((address, workload)) = owned.iter().find(|(_, w)| w.labels != labels) {
             differences.push(format!(
-                "endpoint `{}` is {}, the policy declares workload `{}` ({address}) as {}; its claims were proved of that",
-                endpoint.name.value,
+                "endpoint `{name}` is {}, the policy declares workload `{}` ({address}) as {}; its claims were proved of that",
                 labels_text(&labels),
                 workload.name,
                 labels_text(&workload.labels),
+            ));
+        } else if let Some((_, workload)) = owned.first()
+            && let Some(more) = endpoint
+                .addresses
+                .iter()
+                .find(|a| owners.get(&a.value).is_none_or(|w| w.name != workload.name))
+        {
+            differences.push(format!(
+                "endpoint `{name}` has {}, which the policy does not declare for workload `{}`; its claims were proved without it",
+                more.value, workload.name,
+            ));
+        } else if let Some((address, workload)) = owned.iter().find(|(_, w)| ports(w) != own_ports)
+        {
+            differences.push(format!(
+                "endpoint `{name}` has other ports than the policy declares of workload `{}` ({address}): {}; its claims were proved of those",
+                workload.name,
+                if workload.ports.is_empty() { "none".to_owned() } else { ports_text(&workload.ports) },
             ));
         }
     }

@@ -6,15 +6,18 @@
 //! 10.0.0.9{self} -> fd00::1{} proto/47 = allow org/guard.seg:3
 //! ```
 //!
-//! An address alone is unmanaged; braces hold the labels of a managed endpoint, and `self` for this machine.
+//! An address alone is unmanaged; braces hold the labels of a managed endpoint, its named ports as `admin=tcp/8443`, and `self`
+//! for this machine, with `cgroup:PATH` for its process. Names that resolve to an address stand in brackets right behind it:
+//! `192.0.2.1[example.org]`. A service may have a request: `tcp/80&http(GET /v1/orders)`.
 //! After `=` stands the verdict, then what decided: the line of the rule (with its file if there are several), or `default`.
 //! Below a row may stand what `explain` names as near misses, all of them: `near 14 source is role:web, rule wants role:app`.
+//! A service may have its source port or code: `udp/68&sport(67)`, `icmp/3/4`.
 //! `#` starts a comment.
 
 use seg_lang::eval::{Decision, Endpoint, Flow, Verdict};
 use seg_lang::policy::{LabelId, Policy, RuleId};
 use seg_lang::source::Sources;
-use seg_lang::types::parse_service;
+use seg_lang::types::{parse_request, parse_service};
 use std::collections::BTreeMap;
 
 /// One line of a table.
@@ -53,7 +56,7 @@ pub fn parse(policy: &Policy, text: &str) -> Result<Vec<Row>, String> {
 }
 
 fn row(policy: &Policy, line: usize, text: &str) -> Result<Row, String> {
-    let (flow, outcome) = text.split_once('=').ok_or("no `=`")?;
+    let (flow, outcome) = text.rsplit_once(" = ").ok_or("no `=`")?;
     let (verdict, decided_by) = outcome.trim().split_once(' ').ok_or("no deciding rule")?;
     let verdict = match verdict {
         "allow" => Verdict::Allow,
@@ -67,14 +70,18 @@ fn row(policy: &Policy, line: usize, text: &str) -> Result<Row, String> {
 
 /// Reads `SOURCE -> DESTINATION SERVICE`.
 pub fn parse_flow(policy: &Policy, text: &str) -> Result<Flow, String> {
+    let (text, http) = parse_request(text.trim());
     let (source, rest) = text.split_once("->").ok_or("no `->`")?;
     let (destination, service) = rest.trim().rsplit_once(' ').ok_or("no service")?;
-    let (protocol, port) = parse_service(service).ok_or(format!("`{service}` is no service"))?;
+    let (protocol, port, source_port) =
+        parse_service(service).ok_or(format!("`{service}` is no service"))?;
     Ok(Flow {
         source: parse_endpoint(policy, source.trim())?,
         destination: parse_endpoint(policy, destination.trim())?,
         protocol,
         port,
+        source_port,
+        http,
     })
 }
 
@@ -85,13 +92,28 @@ fn parse_endpoint(policy: &Policy, text: &str) -> Result<Endpoint, String> {
         }
         None => (text, None),
     };
+    let (address, names) = match address.split_once('[') {
+        Some((address, names)) => (address, names.strip_suffix(']').ok_or("no `]`")?),
+        None => (address, ""),
+    };
     let address = address.parse().map_err(|_| format!("`{address}` is no address"))?;
-    let mut endpoint = Endpoint { address, labels: None, is_self: false };
+    let names = names.split_whitespace().map(str::to_owned).collect();
+    let mut endpoint = Endpoint { names, ..Endpoint::at(address) };
     if let Some(labels) = labels {
         let mut found = BTreeMap::new();
         for word in labels.split_whitespace() {
             if word == "self" {
                 endpoint.is_self = true;
+                continue;
+            }
+            if let Some(path) = word.strip_prefix("cgroup:") {
+                endpoint.cgroup = Some(path.to_owned());
+                continue;
+            }
+            if let Some((name, port)) = word.split_once('=') {
+                let (protocol, port, _) =
+                    parse_service(port).ok_or(format!("`{word}` is no port"))?;
+                endpoint.ports.insert(name.to_owned(), (protocol, port));
                 continue;
             }
             let (key, value) = word.split_once(':').ok_or(format!("`{word}` is no label"))?;
@@ -114,7 +136,7 @@ pub fn place(policy: &Policy, sources: &Sources, rule: Option<RuleId>) -> String
     let Some(rule) = rule.and_then(|id| policy.rules.get(id.0 as usize)) else {
         return "default".to_owned();
     };
-    let place = sources.place(rule.span);
+    let place = sources.place(rule.place());
     let given = sources.iter().filter(|(_, s)| !s.path.starts_with("std/")).count();
     match place.rsplit_once(':') {
         Some((_, line)) if given == 1 => line.to_owned(),

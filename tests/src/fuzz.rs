@@ -66,9 +66,11 @@ pub fn analyze_never_panics(data: &[u8]) {
     }
     if let Some(policy) = policy {
         let address = IpAddr::from([10, 20, 1, 11]);
-        let source = Endpoint { address, labels: Some(BTreeMap::new()), is_self: true };
-        let destination = Endpoint { labels: None, is_self: false, ..source.clone() };
-        let flow = Flow { source, destination, protocol: 6, port: 443 };
+        let source =
+            Endpoint { labels: Some(BTreeMap::new()), is_self: true, ..Endpoint::at(address) };
+        let destination = Endpoint::at(address);
+        let (protocol, port, source_port, http) = (6, 443, 49_152, None);
+        let flow = Flow { source, destination, protocol, port, source_port, http };
         let explanation = explain(policy, &flow);
         assert_eq!(explanation.decision, decide(policy, &flow));
         policy::text::dump(policy, sources);
@@ -95,10 +97,7 @@ pub fn mutate(folder: &str, check: fn(&[u8])) -> Result<(), String> {
     paths.sort();
     let read = |path| std::fs::read_to_string(path).map_err(|e| e.to_string());
     let texts = paths.iter().map(read).collect::<Result<Vec<String>, String>>()?;
-    let seed: u64 = match std::env::var("SEG_SEED") {
-        Ok(seed) => seed.parse().map_err(|_| "SEG_SEED is not a number")?,
-        Err(_) => 1,
-    };
+    let seed = seed()?;
     let started = Instant::now();
     let mut n = 0_u64;
     // A fixed number at least, so that a slow machine tests something.
@@ -113,11 +112,22 @@ pub fn mutate(folder: &str, check: fn(&[u8])) -> Result<(), String> {
     Ok(())
 }
 
+/// `SEG_SEED`, with which every random run begins; 1 by default.
+///
+/// # Errors
+/// If it is no number.
+pub fn seed() -> Result<u64, String> {
+    match std::env::var("SEG_SEED") {
+        Ok(seed) => seed.parse().map_err(|_| "SEG_SEED is not a number".to_owned()),
+        Err(_) => Ok(1),
+    }
+}
+
 /// Reads texts that are one pattern over and over: what is deep, long or wrong must be no slower than what is sound.
 ///
 /// # Errors
 /// The pattern that broke a promise.
-pub fn repeat_patterns(bytes: usize) -> Result<(), String> {
+pub fn repeat_patterns(bytes: usize, check: fn(&[u8])) -> Result<(), String> {
     let patterns = [
         "{",
         "}",
@@ -141,6 +151,22 @@ pub fn repeat_patterns(bytes: usize) -> Result<(), String> {
         "1",
         "1-",
         "1.",
+        "1.*",
+        "/*",
+        "/**/ ",
+        "a/* ",
+        "// ",
+        "* ",
+        "! ",
+        "=> ",
+        "- a\n",
+        "a {\n",
+        "port 1 ",
+        "allow a port ",
+        "allow on port ",
+        "allow a to ",
+        "tcp port ",
+        "tcp/1:",
         "::",
         "-",
         "=",
@@ -172,7 +198,7 @@ pub fn repeat_patterns(bytes: usize) -> Result<(), String> {
         let text = pattern.repeat(bytes / pattern.len());
         for text in [text.clone(), format!("allow {text}"), format!("policy p {{ deny a -> {text}")]
         {
-            let checked = std::panic::catch_unwind(|| parse_never_panics(text.as_bytes()));
+            let checked = std::panic::catch_unwind(|| check(text.as_bytes()));
             checked.map_err(|_| format!("the pattern {pattern:?}"))?;
         }
     }
@@ -182,7 +208,7 @@ pub fn repeat_patterns(bytes: usize) -> Result<(), String> {
 fn mutant(texts: &[String], seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
     let text = texts.get(random.below(texts.len())).cloned().unwrap_or_default();
-    let mut text = text.into_bytes();
+    let mut text = if text.is_empty() { b"{".to_vec() } else { text.into_bytes() };
     for _ in 0..=random.below(4) {
         let copy = String::from_utf8_lossy(&text).into_owned();
         text = copy.clone().into_bytes();

@@ -3,7 +3,7 @@
 use crate::random::Random;
 use seg_compiler::normalize::rule_labels;
 use seg_compiler::rules::Labels;
-use seg_lang::ast::{Action, Direction, Expect, Tier};
+use seg_lang::ast::{Action, ClaimsKind, Direction, Expect, Tier};
 use seg_lang::eval::{Endpoint, Flow};
 use seg_lang::policy::{
     Annotations, Block, BlockId, Claim, Dimension, Endpoints, Exempt, LabelId, Match, Policy, Rule,
@@ -54,7 +54,8 @@ pub fn policy(seed: u64) -> Policy {
         values: closed.then(|| values.iter().map(|value| (*value).to_owned()).collect()),
         span: NOWHERE,
     });
-    let mut policy = Policy { labels: labels.collect(), ..Policy::default() };
+    let ports = PORTS.map(str::to_owned).into();
+    let mut policy = Policy { labels: labels.collect(), ports, ..Policy::default() };
     for index in 0..1 + r.below(4) {
         policy.workloads.push(workload(&mut r, index));
     }
@@ -62,15 +63,30 @@ pub fn policy(seed: u64) -> Policy {
         let tier = *r.pick(&[Tier::Guard, Tier::Policy, Tier::Policy, Tier::Baseline]);
         let name = format!("block-{index}");
         let annotations = Annotations::default();
-        policy.blocks.push(Block { name, tier, scope: None, annotations, span: NOWHERE });
+        let (staged, scope) = (r.chance(6), None);
+        policy.blocks.push(Block { name, tier, staged, scope, annotations, span: NOWHERE });
         for _ in 0..1 + r.below(5) {
             let block = BlockId(index as u32);
             let annotations = Annotations::default();
-            policy.rules.push(Rule { block, kind: rule(&mut r), annotations, span: NOWHERE });
+            policy.rules.push(Rule {
+                block,
+                kind: rule(&mut r),
+                annotations,
+                span: NOWHERE,
+                uses: vec![],
+                arguments: vec![],
+            });
         }
     }
     let claims = (0..6).map(|_| claim(&mut r, &policy)).collect();
-    policy.tests.push(Test { title: "generated".to_owned(), claims, span: NOWHERE });
+    policy.tests.push(Test {
+        what: ClaimsKind::Test,
+        title: "generated".to_owned(),
+        foreign: false,
+        uses: vec![],
+        claims,
+        span: NOWHERE,
+    });
     policy
 }
 
@@ -98,8 +114,9 @@ pub fn flows(policy: &Policy, r: &mut Random, n: usize) -> Vec<Flow> {
     }
     let addresses: Vec<_> = found.addresses.into_iter().collect();
     let services: Vec<_> = found.services.into_iter().collect();
+    let sources: Vec<_> = found.sources.into_iter().collect();
     let values = rule_labels(policy);
-    (0..n).map(|_| flow(policy, &values, r, &addresses, &services)).collect()
+    (0..n).map(|_| flow(policy, &values, r, &addresses, (&services, &sources))).collect()
 }
 
 fn flow(
@@ -107,7 +124,7 @@ fn flow(
     values: &Labels,
     r: &mut Random,
     addresses: &[IpAddr],
-    services: &[(u8, u16)],
+    (services, sources): (&[(u8, u16)], &[u16]),
 ) -> Flow {
     let family = r.chance(60);
     let of_family: Vec<_> = addresses.iter().copied().filter(|a| a.is_ipv4() == family).collect();
@@ -117,7 +134,8 @@ fn flow(
             let of_family = workload.addresses.iter().find(|a| a.is_ipv4() == family);
             if let Some(&address) = of_family {
                 let labels = Some(workload.labels.iter().cloned().collect());
-                return Endpoint { address, labels, is_self: false };
+                let ports = workload.ports.clone();
+                return Endpoint { labels, ports, ..Endpoint::at(address) };
             }
         }
         let address = match family {
@@ -127,7 +145,8 @@ fn flow(
             false => IpAddr::V6(Ipv6Addr::from_bits(u128::from(r.next_u64() | 1) << 64)),
         };
         let labels = r.chance(75).then(|| some_labels(values, r));
-        Endpoint { address, labels, is_self: false }
+        let ports = if labels.is_some() { some_ports(r) } else { BTreeMap::new() };
+        Endpoint { labels, ports, ..Endpoint::at(address) }
     };
     let (mut source, mut destination) = (end(r), end(r));
     if let (Some(from), Some(to)) = (&source.labels, &mut destination.labels) {
@@ -135,6 +154,16 @@ fn flow(
             if r.chance(40) {
                 to.insert(*label, value.clone());
             }
+        }
+    }
+    for end in [&mut source, &mut destination] {
+        let it = |w: &&Workload| {
+            w.addresses.contains(&end.address)
+                && end.labels == Some(w.labels.iter().cloned().collect())
+        };
+        // Who has address and labels of a workload is that workload.
+        if let Some(workload) = policy.workloads.iter().find(it) {
+            end.ports = workload.ports.clone();
         }
     }
     let one = if r.chance(50) { &mut source } else { &mut destination };
@@ -149,7 +178,33 @@ fn flow(
         protocol::ICMP | protocol::ICMP6 => port.min(255),
         _ => 0,
     };
-    Flow { source, destination, protocol, port }
+    let source_port = if r.chance(60) && !sources.is_empty() { *r.pick(sources) } else { 50_000 };
+    let source_port = match protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => source_port,
+        protocol::ICMP | protocol::ICMP6 if source_port == 50_000 => 0,
+        protocol::ICMP | protocol::ICMP6 => source_port.min(255),
+        _ => 0,
+    };
+    Flow { source, destination, protocol, port, source_port, http: None }
+}
+
+const PORTS: [&str; 3] = ["admin", "dns", "metrics"];
+
+/// Named ports of an endpoint, now and then two names for one.
+fn some_ports(r: &mut Random) -> BTreeMap<String, (u8, u16)> {
+    let mut ports = BTreeMap::new();
+    for name in PORTS {
+        let port = *r.pick(&[
+            (protocol::TCP, 80),
+            (protocol::TCP, 8000),
+            (protocol::UDP, 53),
+            (protocol::SCTP, 80),
+        ]);
+        if r.chance(60) {
+            ports.insert(name.to_owned(), port);
+        }
+    }
+    ports
 }
 
 /// Values that rules tell apart, values they do not, and none.
@@ -178,7 +233,8 @@ fn workload(r: &mut Random, index: usize) -> Workload {
             labels.push((LabelId(label), (*r.pick(used)).to_owned()));
         }
     }
-    Workload { name: format!("workload-{index}"), addresses, labels, span: NOWHERE }
+    let ports = some_ports(r);
+    Workload { name: format!("workload-{index}"), addresses, labels, ports, span: NOWHERE }
 }
 
 fn rule(r: &mut Random) -> RuleKind {
@@ -197,7 +253,7 @@ fn rule(r: &mut Random) -> RuleKind {
         _ => Exempt::Flow { flow: matched(r), annotations: Box::default(), span: NOWHERE },
     };
     let unless = (0..n_exempt).map(|_| exempt(r)).collect();
-    RuleKind::Match { action, flow: matched(r), when, unless }
+    RuleKind::Match { action, flow: matched(r), when, unless, log: r.chance(10) }
 }
 
 fn claim(r: &mut Random, policy: &Policy) -> Claim {
@@ -208,7 +264,7 @@ fn claim(r: &mut Random, policy: &Policy) -> Claim {
     };
     let flow = Match { from: side(r), to: side(r), both_ways: r.chance(10), on: services(r, 1) };
     let by = r.chance(25).then(|| BlockId(r.below(policy.blocks.len()) as u32));
-    Claim { expect, flow, by, span: NOWHERE }
+    Claim { expect, flow, by, chain: None, span: NOWHERE }
 }
 
 fn same(r: &mut Random) -> Vec<LabelId> {
@@ -251,7 +307,7 @@ fn endpoints(r: &mut Random, depth: usize) -> Endpoints {
 fn services(r: &mut Random, depth: usize) -> Services {
     let parts = |r: &mut Random| (0..2 + r.below(2)).map(|_| services(r, depth - 1)).collect();
     let ports = |protocol, first, last| Services::Ports { protocol, first, last };
-    match r.below(if depth == 0 { 10 } else { 14 }) {
+    match r.below(if depth == 0 { 14 } else { 18 }) {
         0..=2 => Services::Any,
         3 => ports(protocol::TCP, 0, u16::MAX),
         4 => ports(protocol::TCP, 80, 80),
@@ -260,8 +316,21 @@ fn services(r: &mut Random, depth: usize) -> Services {
         7 => ports(protocol::ICMP, 0, 255),
         8 => ports(protocol::ICMP6, 128, 129),
         9 => ports(*r.pick(&[47, 50, protocol::SCTP]), 0, u16::MAX),
-        10 | 11 => Services::Union(parts(r)),
-        12 => Services::Intersect(parts(r)),
+        10 => {
+            let (first, last) = *r.pick(&[(53, 53), (1024, u16::MAX), (0, 1023), (1000, 1080)]);
+            Services::SourcePorts { first, last }
+        }
+        11 => {
+            let protocol = *r.pick(&[protocol::ICMP, protocol::ICMP6]);
+            let (first, last) = *r.pick(&[(0, 0), (3, 4), (4, 255)]);
+            Services::Codes { protocol, first, last }
+        }
+        12 | 13 => {
+            let protocol = *r.pick(&[protocol::TCP, protocol::TCP, protocol::UDP]);
+            Services::Named { protocol, name: (*r.pick(&PORTS)).to_owned() }
+        }
+        14 | 15 => Services::Union(parts(r)),
+        16 => Services::Intersect(parts(r)),
         _ => {
             let set = Box::new(services(r, depth - 1));
             Services::Except(set, Box::new(services(r, depth - 1)))
@@ -274,6 +343,8 @@ fn services(r: &mut Random, depth: usize) -> Services {
 struct Constants {
     addresses: BTreeSet<IpAddr>,
     services: BTreeSet<(u8, u16)>,
+    /// Source ports and codes.
+    sources: BTreeSet<u16>,
 }
 
 impl Constants {
@@ -299,7 +370,9 @@ impl Constants {
             | Endpoints::SelfHost
             | Endpoints::Has(_)
             | Endpoints::Label(..)
-            | Endpoints::Workload(_) => {}
+            | Endpoints::Workload(_)
+            | Endpoints::Name(_)
+            | Endpoints::Cgroup(_) => {}
         }
     }
 
@@ -320,13 +393,22 @@ impl Constants {
         }
     }
 
+    fn sources(&mut self, first: u16, last: u16) {
+        self.sources.extend([first, last, first.saturating_sub(1), last.saturating_add(1)]);
+    }
+
     fn services(&mut self, set: &Services) {
         match set {
-            Services::Any => {}
+            Services::Any | Services::Http { .. } => {}
             Services::Ports { protocol, first, last } => {
                 let ports = [*first, *last, first.saturating_sub(1), last.saturating_add(1)];
                 self.services.extend(ports.map(|port| (*protocol, port)));
             }
+            Services::Named { protocol, .. } => {
+                self.services.extend([80, 8000, 53].map(|port| (*protocol, port)));
+            }
+            Services::SourcePorts { first, last } => self.sources(*first, *last),
+            Services::Codes { first, last, .. } => self.sources((*first).into(), (*last).into()),
             Services::Union(parts) | Services::Intersect(parts) => {
                 parts.iter().for_each(|part| self.services(part));
             }

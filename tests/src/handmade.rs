@@ -35,6 +35,10 @@ pub fn manifest() -> Manifest {
         text: text.to_owned(),
         owner: None,
         ticket: None,
+        template: None,
+        staged: false,
+        log: false,
+        expires: None,
     };
     let edge = |last, role| Edge { last, to: Target::Role(role) };
     // `env`: 0 unset, 1 dev, 2 prod.
@@ -50,6 +54,7 @@ pub fn manifest() -> Manifest {
             label("app", false, words(&["shop", "web"])),
             label("env", true, words(&["dev", "prod"])),
         ],
+        ports: words(&["admin", "metrics"]),
         outbound: Roles {
             root: Target::Node(0),
             nodes: vec![node],
@@ -62,7 +67,9 @@ pub fn manifest() -> Manifest {
             labels: [("app", "web"), ("env", "dev")]
                 .map(|(label, value)| (label.to_owned(), value.to_owned()))
                 .into(),
+            ports: [("metrics".to_owned(), "tcp/9100".to_owned())].into(),
         }],
+        not_after: None,
         rules: vec![rule("allow", 2, "allow any -> any"), rule("deny", 3, "deny env:prod -> any")],
         sources: vec![Source { path: "web.seg".to_owned(), sha256: "0".repeat(64) }],
         digests: Digests {
@@ -75,8 +82,13 @@ pub fn manifest() -> Manifest {
 
 /// The sealed object of [`manifest`].
 pub fn object() -> Vec<u8> {
+    object_of(&manifest())
+}
+
+/// As [`object()`], with another manifest that names the same programs.
+pub fn object_of(manifest: &Manifest) -> Vec<u8> {
     build(
-        &manifest(),
+        manifest,
         &[("out_pass", 0, TC_ACT_OK), ("out_drop", 1, TC_ACT_SHOT), ("in_pass", 0, TC_ACT_OK)],
     )
 }
@@ -106,7 +118,9 @@ pub fn build(manifest: &Manifest, programs: &[(&str, u32, i32)]) -> Vec<u8> {
     section(&mut object, MANIFEST, SectionKind::Other, &manifest.encode().expect("encodes"));
     section(&mut object, SEAL, SectionKind::Other, &[0; SEAL_BYTES]);
 
-    let record = maps::record_bytes(u32::try_from(manifest.labels.len()).expect("few"));
+    let record = maps::record_bytes(
+        u32::try_from(manifest.labels.len() + manifest.ports.len()).expect("few"),
+    );
     let n_counters = maps::rule_counter(u32::try_from(manifest.rules.len()).expect("few"));
     let definitions = [
         (maps::ENDPOINTS, HASH, maps::ADDRESS_KEY_BYTES, record, maps::ENDPOINTS_MAX),

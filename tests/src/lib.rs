@@ -6,6 +6,7 @@ pub mod tools;
 pub mod bpftool;
 pub mod broken;
 pub mod fuzz;
+pub mod layout;
 pub mod handmade;
 pub mod net;
 pub mod probe;
@@ -14,8 +15,10 @@ pub mod demo;
 
 pub mod flows;
 pub mod generate;
+pub mod organisation;
 pub mod package;
 pub mod packet;
 pub mod model;
 pub mod world;
 pub mod testrun;
+pub mod editor;

@@ -16,6 +16,8 @@ pub struct Flow {
     pub connection: Connection,
     /// Destination port or ICMP type.
     pub port: u16,
+    /// Source port or ICMP code.
+    pub source_port: u16,
     /// Whether it opens a connection if policy allows it.
     pub opens: bool,
     /// Whether it may be a reply.
@@ -192,7 +194,12 @@ fn transport(ip: Ip<'_>) -> Result<Flow, Reason> {
         ports: (0, 0),
         protocol: ip.protocol,
     };
-    let flow = |connection, port, opens, replies| Flow {
+    let flow = |connection: Connection, port, opens, replies| Flow {
+        // An echo has its identifier in the place of ports; it has a code all the same.
+        source_port: match connection.protocol {
+            1 | 58 => header[1].into(),
+            _ => connection.ports.0,
+        },
         connection,
         port,
         opens,

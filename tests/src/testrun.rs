@@ -76,8 +76,8 @@ impl Kernel {
     ///
     /// # Errors
     /// What the kernel refuses, with the end of the verifier's log.
-    pub fn new(programs: &[Program], n_labels: u32) -> Result<Self, String> {
-        let record = maps::record_bytes(n_labels);
+    pub fn new(programs: &[Program], n_values: u32) -> Result<Self, String> {
+        let record = maps::record_bytes(n_values);
         let create = |map: Map| {
             let (kind, key, value, entries) = match map {
                 Map::Endpoints => (MAP_HASH, maps::ADDRESS_KEY_BYTES, record, 64),

@@ -13,6 +13,9 @@ use std::net::IpAddr;
 /// Label dimensions of the network.
 pub const N_LABELS: u32 = 3;
 
+/// Named ports of the network.
+pub const N_PORTS: u32 = 2;
+
 /// An endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
@@ -24,6 +27,8 @@ pub struct Member {
     pub addresses: [&'static str; 3],
     /// Its label values.
     pub labels: [u32; N_LABELS as usize],
+    /// Protocol and number of its named ports.
+    pub ports: [Option<(u8, u16)>; N_PORTS as usize],
 }
 
 /// Who is known. The first and the last are local.
@@ -33,18 +38,21 @@ pub const MEMBERS: [Member; 3] = [
         is_self: false,
         addresses: ["10.0.0.1", "fd00::1", "fe80::11"],
         labels: [1, 2, 0],
+        ports: [Some((6, 80)), None],
     },
     Member {
         number: 2,
         is_self: false,
         addresses: ["10.0.0.2", "fd00::2", "fe80::12"],
         labels: [1, 3, 0],
+        ports: [Some((6, 53)), Some((17, 53))],
     },
     Member {
         number: 3,
         is_self: true,
         addresses: ["10.0.0.3", "fd00::3", "fe80::13"],
         labels: [2, 2, 1],
+        ports: [None, Some((6, 1000))],
     },
 ];
 
@@ -81,7 +89,8 @@ impl World {
     /// A world whose packets are judged by these trees: from local endpoints, and to them.
     pub fn new(trees: [Tree; 2]) -> Self {
         let functions = functions(&trees);
-        let mut engine = Engine::new(&functions, N_LABELS).expect("this machine runs programs");
+        let mut engine =
+            Engine::new(&functions, N_LABELS + N_PORTS).expect("this machine runs programs");
         let mut model = Model { now_ns: 1_000_000_000, ..Model::default() };
         for (address, record) in endpoint_records() {
             engine.set_endpoint(address, &record);
@@ -151,8 +160,8 @@ impl World {
 
 fn functions([outbound, inbound]: &[Tree; 2]) -> [Function; 2] {
     [
-        program::build("outbound", Way::Outbound, N_LABELS, outbound),
-        program::build("inbound", Way::Inbound, N_LABELS, inbound),
+        program::build("outbound", Way::Outbound, [N_LABELS, N_PORTS], outbound),
+        program::build("inbound", Way::Inbound, [N_LABELS, N_PORTS], inbound),
     ]
 }
 
@@ -176,12 +185,14 @@ pub fn local_interface(address: IpAddr) -> Option<u32> {
 
 fn record(member: &Member) -> Vec<u8> {
     let interface = if member.number == NODE_MEMBER { member.number } else { 0 };
-    maps::record(member.number, member.is_self, interface, &member.labels)
+    let port = |port: Option<(u8, u16)>| port.map_or(0, |(p, n)| maps::port_value(p, n));
+    let values = [member.labels.to_vec(), member.ports.map(port).to_vec()].concat();
+    maps::record(member.number, member.is_self, interface, &values)
 }
 
 /// Walks a tree the slow way.
 fn decide(tree: &Tree, way: Way, ifindex: u32, flow: &Flow) -> Verdict {
-    let Flow { connection, port, .. } = flow;
+    let Flow { connection, port, source_port, .. } = flow;
     let (local_address, peer_address) = match way {
         Way::Outbound => (connection.source, connection.destination),
         Way::Inbound => (connection.destination, connection.source),
@@ -202,17 +213,24 @@ fn decide(tree: &Tree, way: Way, ifindex: u32, flow: &Flow) -> Verdict {
             Node::Leaf(Leaf { allow, counter }) => return Verdict { allow, counter },
             Node::Compare { field, bound, below, above } => (field, bound, below, above),
         };
+        let calls = |member: Option<&Member>, n: u32| -> u64 {
+            let carried = Some((connection.protocol, *port));
+            member.is_some_and(|m| m.ports[n as usize] == carried).into()
+        };
         let label = |member: Option<&Member>, d: u32| member.map_or(0, |m| m.labels[d as usize]);
         let value = match field {
             Field::PeerSelf => peer.is_some_and(|member| member.is_self).into(),
             Field::PeerLabel(d) => label(peer, d).into(),
             Field::Same(d) => (label(peer, d) != 0 && label(peer, d) == label(local, d)).into(),
+            Field::PeerPort(n) => calls(peer, n),
+            Field::LocalPort(n) => calls(local, n),
             Field::PeerAddress4 | Field::PeerAddress6Low => low(peer_address),
             Field::LocalAddress4 | Field::LocalAddress6Low => low(local_address),
             Field::PeerAddress6High => high(peer_address),
             Field::LocalAddress6High => high(local_address),
             Field::Protocol => connection.protocol.into(),
             Field::Port => (*port).into(),
+            Field::SourcePort => (*source_port).into(),
         };
         node = if value <= bound { below } else { above };
     }
@@ -318,6 +336,10 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
             (Field::Same(0), 1),
             (Field::Same(1), 1),
             (Field::Same(2), 1),
+            (Field::PeerPort(0), 1),
+            (Field::PeerPort(1), 1),
+            (Field::LocalPort(0), 0),
+            (Field::LocalPort(1), 0),
             (Field::PeerAddress4, 2),
             (Field::LocalAddress4, 2),
             (Field::PeerAddress6High, 4),
@@ -326,6 +348,7 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
             (Field::LocalAddress6Low, 4),
             (Field::Protocol, 0),
             (Field::Port, 0),
+            (Field::SourcePort, 0),
         ]);
         let address = |random: &mut Random| -> IpAddr {
             let of_members = MEMBERS.iter().flat_map(|member| member.addresses);
@@ -333,7 +356,7 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
             random.pick(&all).parse().expect("an address")
         };
         let (around, last) = match field {
-            Field::PeerSelf | Field::Same(_) => (0, 1),
+            Field::PeerSelf | Field::Same(_) | Field::PeerPort(_) | Field::LocalPort(_) => (0, 1),
             Field::PeerLabel(_) => (random.below(4) as u64, u32::MAX.into()),
             Field::PeerAddress4 | Field::LocalAddress4 => {
                 (low(address(random)) & 0xffff_ffff, u32::MAX.into())
@@ -342,6 +365,7 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
             Field::PeerAddress6Low | Field::LocalAddress6Low => (low(address(random)), u64::MAX),
             Field::Protocol => (*random.pick(&[1, 6, 17, 47, 58, 132]), u8::MAX.into()),
             Field::Port => ((*random.pick(&PORTS)).into(), u16::MAX.into()),
+            Field::SourcePort => ((*random.pick(&[0u16, 1, 2, 53, 1000])).into(), u16::MAX.into()),
         };
         let bound = if random.below(2) == 0 { around } else { around.saturating_sub(1) }.min(last);
         let children = [random.below(nodes.len()), random.below(nodes.len())];

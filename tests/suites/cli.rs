@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
-const EXAMPLES: [&str; 3] = ["bastion", "shop", "starwars"];
+const EXAMPLES: [&str; 4] = ["bastion", "shop", "starwars", "three-tier"];
 const STAGES: [&str; 7] = ["tokens", "ast", "policy", "rules", "diagram", "clif", "bpf"];
 
 fn main() -> ExitCode {
@@ -23,7 +23,61 @@ fn main() -> ExitCode {
         trials.push(trial("every_stage_is_dumped_alike_twice", dumps));
         trials.push(trial("json_says_what_text_says", json));
     }
+    trials.push(Trial::test("every_command_has_a_page_that_renders", pages));
+    trials.push(Trial::test("completions_know_every_command", completions));
     harness::main(trials).exit_code()
+}
+
+/// The commands below `segc`, by the pages that `segc man` writes to `folder`.
+fn commands(folder: &Path) -> Result<Vec<String>, Failed> {
+    segc(&["man", "pages"], folder)?;
+    let mut names = vec![];
+    for entry in std::fs::read_dir(folder.join("pages"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let below = name.strip_suffix(".1").and_then(|name| name.strip_prefix("segc-"));
+        names.extend(below.map(str::to_owned));
+    }
+    names.sort();
+    assert!(names.len() > 8, "{names:?}");
+    Ok(names)
+}
+
+/// Sections by their macros; where `groff` is, it has nothing to warn of.
+fn pages() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let names = commands(folder.path())?;
+    let help = segc(&["--help"], folder.path())?;
+    for command in &names {
+        let listed = help.lines().any(|line| line.trim_start().starts_with(&format!("{command} ")));
+        assert!(listed, "`segc --help` lacks {command}");
+        let page = folder.path().join(format!("pages/segc-{command}.1"));
+        let text = std::fs::read_to_string(&page)?;
+        for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
+            assert!(text.lines().any(|line| line == section), "{command} has no {section}");
+        }
+        match Command::new("groff").args(["-man", "-Tutf8", "-ww"]).arg(&page).output() {
+            Ok(rendered) => {
+                assert!(rendered.status.success() && rendered.stderr.is_empty(), "{rendered:?}");
+                let shown = String::from_utf8_lossy(&rendered.stdout).into_owned();
+                assert!(shown.contains(&format!("segc-{command}")), "{shown}");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn completions() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let names = commands(folder.path())?;
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = segc(&["completions", shell], folder.path())?;
+        for command in &names {
+            assert!(script.contains(command.as_str()), "{shell} does not know {command}");
+        }
+    }
+    Ok(())
 }
 
 /// Runs the lines in a folder of their own and shows what each printed, both streams.
@@ -101,12 +155,17 @@ fn json(example: &Path) -> Result<(), Failed> {
 
     let tested = segc_json(&["test"], example)?;
     let tests = tested["tests"].as_array().ok_or("no tests")?;
+    assert_eq!(tested["diagnostics"], Value::Array(vec![]));
     let claims: Vec<&Value> = tests.iter().flat_map(|t| t["claims"].as_array()).flatten().collect();
     assert!(!claims.is_empty());
     for claim in &claims {
         assert_eq!((&claim["result"], &claim["counterexample"]), (&"holds".into(), &Value::Null));
-        let path = example.join(claim["path"].as_str().ok_or("no path")?);
-        let line = claim["line"].as_u64().ok_or("no line")? as usize;
+        let file = claim["file"].as_str().ok_or("no file")?;
+        let path = match file.strip_prefix("std/") {
+            Some(module) => harness::root().join("stdlib").join(module),
+            None => example.join(file),
+        };
+        let line = claim["start"]["line"].as_u64().ok_or("no line")? as usize;
         let text = std::fs::read_to_string(path)?;
         let text = text.lines().nth(line - 1).ok_or("no such line")?;
         assert!(text.contains("expect"), "{claim} stands at `{text}`");

@@ -43,9 +43,13 @@ fn main() -> ExitCode {
             })
         })
         .collect();
-    for example in ["bastion", "shop", "starwars"] {
-        trials.push(harness::kernel(&format!("example_{example}"), move || self::example(example)));
+    for example in ["bastion", "shop", "starwars", "three-tier"] {
+        let path = format!("examples/{example}");
+        trials.push(harness::kernel(&format!("example_{example}"), move || written(&path)));
     }
+    trials.push(harness::kernel("every_template_of_the_library", || {
+        written("tests/data/run/std-patterns.seg")
+    }));
     harness::main(trials).exit_code()
 }
 
@@ -70,12 +74,12 @@ fn generated(first_seed: u64, policies: u64) -> Result<(), Failed> {
     tally.report(policies, policies as usize * 250)
 }
 
-fn example(name: &str) -> Result<(), Failed> {
-    let package =
-        segc::package::load(&harness::root().join("examples").join(name)).map_err(|e| e.0)?;
+/// A package or a file of this repository.
+fn written(path: &str) -> Result<(), Failed> {
+    let package = segc::package::load(&harness::root().join(path)).map_err(|e| e.0)?;
     let analysis = analyze(package.sources);
-    let policy = analysis.policy.ok_or("the example does not check")?;
-    let compiled = pipeline::compile(&policy, &analysis.sources, name)?;
+    let policy = analysis.policy.ok_or("the policy does not check")?;
+    let compiled = pipeline::compile(&policy, &analysis.sources, path)?;
     let mut tally = Tally::default();
     agree(&policy, &compiled, 1, 4_000, &mut tally)?;
     tally.report(1, 2_000)

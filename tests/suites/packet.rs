@@ -12,8 +12,8 @@ use seg_tests::packet::{self, Packet};
 use seg_tests::random::Random;
 use seg_tests::testrun::{IFINDEX, Kernel};
 use seg_tests::world::{
-    N_LABELS, World, allowing, balanced_tree, endpoint_records, local_interface, local_records,
-    mutate, random_answer, random_packet, random_tree,
+    N_LABELS, N_PORTS, World, allowing, balanced_tree, endpoint_records, local_interface,
+    local_records, mutate, random_answer, random_packet, random_tree,
 };
 use std::collections::BTreeMap;
 
@@ -278,7 +278,7 @@ fn load(world: &World) -> Result<Kernel, String> {
     let programs =
         world.functions().map(|function| lower(&function, "packet").map_err(|e| e.to_string()));
     let [outbound, inbound] = programs;
-    let kernel = Kernel::new(&[outbound?, inbound?], N_LABELS)?;
+    let kernel = Kernel::new(&[outbound?, inbound?], N_LABELS + N_PORTS)?;
     let set = |map, key: &[u8], value: &[u8]| {
         kernel.set(map, key, value).map_err(|e| format!("{map:?}: {e}"))
     };

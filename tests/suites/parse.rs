@@ -44,7 +44,7 @@ fn main() {
     trials.extend(cases("parse/err", "seg", broken));
     trials.push(Trial::test("mutated_sources_never_panic", || Ok(fuzz::mutate_sources()?)));
     trials.push(Trial::test("one_pattern_without_end_is_read_in_time", || {
-        Ok(fuzz::repeat_patterns(20_000)?)
+        Ok(fuzz::repeat_patterns(20_000, fuzz::parse_never_panics)?)
     }));
     trials.push(Trial::test("a_source_over_the_limit_is_refused", over_the_limit));
     harness::main(trials).exit();

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Trial::test("a_damaged_object_is_refused", a_damaged_object_is_refused),
         harness::kernel("a_policy_decides_and_counts", a_policy_decides_and_counts),
         harness::kernel("a_refusal_attaches_nothing", a_refusal_attaches_nothing),
+        harness::kernel("an_object_of_the_past_is_refused", object_of_the_past),
         harness::kernel("the_verifier_is_quoted", the_verifier_is_quoted),
         harness::kernel("a_namespace_needs_one_way_in", a_namespace_needs_one_way_in),
         harness::kernel("the_machine_itself_is_bound_the_other_way", the_machine_itself),
@@ -140,7 +141,7 @@ fn missing_workloads_are_told() -> Result<(), Failed> {
     let mut inventory = handmade::manifest().workloads;
     let told = |inventory: &[Workload], addresses: &str| {
         let text = format!(
-            "[[endpoint]]\nname = \"a\"\ninterface = \"eth0\"\naddresses = [{addresses}]\nlabels = {{ app = \"web\", env = \"dev\" }}\n"
+            "[[endpoint]]\nname = \"a\"\ninterface = \"eth0\"\naddresses = [{addresses}]\nlabels = {{ app = \"web\", env = \"dev\" }}\nports.metrics = \"tcp/9100\"\n"
         );
         let endpoints = endpoints::read(&text).expect("endpoints");
         workloads::warnings(&workloads::differences(&endpoints, inventory), Path::new("e.toml"))
@@ -150,15 +151,21 @@ fn missing_workloads_are_told() -> Result<(), Failed> {
             "warning: e.toml: workload `back-dev` ({address}) of the policy is no endpoint; it is unmanaged here\n"
         )
     };
-    assert_eq!(told(&inventory, r#""10.9.0.4", "fd09::4", "10.0.0.1""#), "");
+    assert_eq!(told(&inventory, r#""fd09::4", "10.9.0.4""#), "");
+    let more = "warning: e.toml: endpoint `a` has 10.0.0.1, which the policy does not declare for workload `back-dev`; its claims were proved without it\n";
+    assert_eq!(told(&inventory, r#""10.9.0.4", "fd09::4", "10.0.0.1""#), more);
     let other = told_as(&inventory, "app = \"shop\"");
     let wanted = "warning: e.toml: endpoint `a` is app:shop, the policy declares workload `back-dev` (10.9.0.4) as app:web & env:dev; its claims were proved of that\n";
+    assert_eq!(other, wanted);
+    let other = told_as(&inventory, "app = \"web\", env = \"dev\"");
+    let wanted = "warning: e.toml: endpoint `a` has other ports than the policy declares of workload `back-dev` (10.9.0.4): metrics = tcp/9100; its claims were proved of those\n";
     assert_eq!(other, wanted);
     assert_eq!(told(&inventory, r#""::ffff:10.9.0.4""#), line("fd09::4"));
     assert_eq!(told(&inventory, r#""10.0.0.1""#), line("10.9.0.4") + &line("fd09::4"));
     for n in 0..19 {
-        let (name, labels) = (format!("more-{n}"), Default::default());
-        inventory.push(Workload { name, addresses: vec![[10, 8, 0, n].into()], labels });
+        let (labels, ports) = Default::default();
+        let (name, addresses) = (format!("more-{n}"), vec![[10, 8, 0, n].into()]);
+        inventory.push(Workload { name, addresses, labels, ports });
     }
     let text = told(&inventory, r#""10.0.0.1""#);
     let lines: Vec<&str> = text.lines().collect();
@@ -396,6 +403,29 @@ fn a_namespace_needs_one_way_in() -> Result<(), Failed> {
         std::fs::write(files.path("endpoints.toml"), endpoints)?;
         let error = files.start(&outside.name).expect_err("no way in");
         assert!(error.contains(wanted), "{error}");
+    }
+    Ok(())
+}
+
+/// What has expired is allowed by no segd, and by none again; what has not is.
+fn object_of_the_past() -> Result<(), Failed> {
+    let (net, files) = bound()?;
+    let mut manifest = handmade::manifest();
+    for (date, refused) in [("2020-02-29", true), ("9999-12-31", false)] {
+        manifest.not_after = Some(date.to_owned());
+        manifest.rules[0].expires = Some(date.to_owned());
+        std::fs::write(files.path("policy.bpf.o"), handmade::object_of(&manifest))?;
+        match files.start(&net.node().name) {
+            Err(error) if refused => {
+                let wanted = "made for the days up to 2020-02-29 (UTC)";
+                assert!(error.contains(wanted), "{error}");
+                assert!(error.contains("web.seg:2 allow any -> any"), "{error}");
+                assert_eq!(outcomes(&net, "prod", "10.20.0.3")?, vec![Outcome::Allowed; 3]);
+            }
+            Ok(daemon) if !refused => assert_eq!(daemon.stop(libc::SIGINT)?.0, Some(0)),
+            Ok(_) => return Err("an object of the past is bound".into()),
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

@@ -21,12 +21,18 @@ pub struct Manifest {
     pub kernel: String,
     /// Label dimensions in the order of an endpoint record's values.
     pub labels: Vec<Label>,
+    /// Names of ports in the order of an endpoint record's ports, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
     /// Which program decides what an endpoint sends.
     pub outbound: Roles,
     /// Which program decides what an endpoint receives.
     pub inbound: Roles,
     /// The inventory that claims were proved on, by name, then address.
     pub workloads: Vec<Workload>,
+    /// The last day, in UTC, for which the object was made: the first of the rules' `expires`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<String>,
     /// The rules by number.
     pub rules: Vec<Rule>,
     /// The sources by path.
@@ -51,7 +57,7 @@ pub struct Label {
 
 /// A workload of the sources.
 ///
-/// INVARIANT: no other has any of its addresses; its labels are dimensions of the manifest.
+/// INVARIANT: no other has any of its addresses; its labels are dimensions of the manifest, its ports have names there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
@@ -61,6 +67,9 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Its value in each dimension where it has one.
     pub labels: BTreeMap<String, String>,
+    /// Its named ports, such as `tcp/8443`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, String>,
 }
 
 /// A decision over an endpoint's own labels that ends in a role.
@@ -139,6 +148,18 @@ pub struct Rule {
     /// `@ticket`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
+    /// Place of the statement if a template holds it, as `std/patterns.seg:8`; `path` and `line` are then those of the use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Whether its block is staged: it decides nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub staged: bool,
+    /// Whether its flows are to be told of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log: bool,
+    /// The last day, in UTC, on which the rule and all its exemptions count, as `2026-12-31`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// A source file.
@@ -189,6 +210,12 @@ pub enum ManifestError {
         /// What is wrong.
         what: &'static str,
     },
+    /// `not_after` is no date.
+    #[error("`{date}` is not a date such as `2026-12-31`")]
+    Date {
+        /// What it is.
+        date: String,
+    },
     /// The role decision breaks its invariant.
     #[error("the {direction} roles are inconsistent: {what}")]
     Roles {
@@ -231,6 +258,9 @@ impl Manifest {
             verified.map_err(|what| ManifestError::Roles { direction, what })?;
         }
         manifest.verify_workloads()?;
+        if let Some(date) = manifest.not_after.iter().find(|date| !is_date(date)) {
+            return Err(ManifestError::Date { date: date.clone() });
+        }
         Ok(manifest)
     }
 }
@@ -239,9 +269,13 @@ impl Manifest {
     fn verify_workloads(&self) -> Result<(), ManifestError> {
         let known: BTreeSet<&String> = self.labels.iter().map(|label| &label.name).collect();
         let mut taken = BTreeSet::new();
-        for Workload { name, addresses, labels } in &self.workloads {
+        for Workload { name, addresses, labels, ports } in &self.workloads {
             let what = if !labels.keys().all(|label| known.contains(label)) {
                 "a label that does not exist"
+            } else if !ports.keys().all(|port| self.ports.contains(port)) {
+                "a port that has no name"
+            } else if !ports.values().all(|port| parse_port(port).is_some()) {
+                "a port that is none"
             } else if !addresses.iter().all(|address| taken.insert(address)) {
                 "an address of two workloads"
             } else {
@@ -254,24 +288,35 @@ impl Manifest {
 
     fn texts(&self) -> impl Iterator<Item = &String> {
         let rules = self.rules.iter().flat_map(|rule| {
-            let Rule { tier, block, action, path, line: _, text, owner, ticket } = rule;
-            [tier, block, action, path, text].into_iter().chain(owner).chain(ticket)
+            let Rule { tier, block, action, path, text, .. } = rule;
+            let Rule { owner, ticket, template, expires, .. } = rule;
+            let optional = [owner, ticket, template, expires].into_iter().flatten();
+            [tier, block, action, path, text].into_iter().chain(optional)
         });
         let labels = self.labels.iter().flat_map(|l| std::iter::once(&l.name).chain(&l.values));
         let workloads = self.workloads.iter().flat_map(|workload| {
-            let Workload { name, addresses: _, labels } = workload;
-            std::iter::once(name).chain(labels.iter().flat_map(|(label, value)| [label, value]))
+            let Workload { name, addresses: _, labels, ports } = workload;
+            let pairs = labels.iter().chain(ports);
+            std::iter::once(name).chain(pairs.flat_map(|(key, value)| [key, value]))
         });
         let Digests { guard, policy, baseline } = &self.digests;
         [&self.edition, &self.compiler, &self.package, &self.kernel, guard, policy, baseline]
             .into_iter()
             .chain(labels)
+            .chain(&self.ports)
             .chain(workloads)
             .chain(&self.outbound.programs)
             .chain(&self.inbound.programs)
+            .chain(&self.not_after)
             .chain(rules)
             .chain(self.sources.iter().flat_map(|source| [&source.path, &source.sha256]))
     }
+}
+
+/// Whether a text has the shape `2026-12-31`; such dates sort as days do.
+fn is_date(text: &str) -> bool {
+    let shape = text.bytes().map(|b| if b.is_ascii_digit() { b'0' } else { b });
+    shape.eq(*b"0000-00-00")
 }
 
 /// Whether a terminal obeys a character, or shows others in another order for it: UTR 36, section 2.
@@ -286,6 +331,23 @@ pub fn is_hidden(c: char) -> bool {
 pub fn labels_text(labels: &BTreeMap<String, String>) -> String {
     let words: Vec<_> = labels.iter().map(|(label, value)| format!("{label}:{value}")).collect();
     if words.is_empty() { "managed".to_owned() } else { words.join(" & ") }
+}
+
+/// Protocols whose ports may have names, by IANA number.
+const PORT_PROTOCOLS: [(&str, u8); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
+
+/// Protocol and number of a port such as `tcp/8443`.
+pub fn parse_port(text: &str) -> Option<(u8, u16)> {
+    let (protocol, port) = text.split_once('/')?;
+    let (_, protocol) = PORT_PROTOCOLS.into_iter().find(|(name, _)| *name == protocol)?;
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    Some((protocol, port.parse().ok().filter(|_| digits)?))
+}
+
+/// Named ports as the language writes them: `admin = tcp/8443, metrics = tcp/9100`.
+pub fn ports_text(ports: &BTreeMap<String, String>) -> String {
+    let words: Vec<_> = ports.iter().map(|(name, port)| format!("{name} = {port}")).collect();
+    words.join(", ")
 }
 
 impl Roles {

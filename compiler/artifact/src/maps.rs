@@ -43,16 +43,21 @@ pub const RECORD_INTERFACE: u32 = 8;
 /// Offset of the first label value (`u32` each, in the order of the manifest's labels). Unit: bytes.
 pub const RECORD_LABELS: u32 = 12;
 
-/// Size of an endpoint record. Unit: bytes; a multiple of 8.
-pub const fn record_bytes(n_labels: u32) -> u32 {
-    (RECORD_LABELS + 4 * n_labels).next_multiple_of(8)
+/// Size of an endpoint record that holds so many label values and named ports. Unit: bytes; a multiple of 8.
+pub const fn record_bytes(n_values: u32) -> u32 {
+    (RECORD_LABELS + 4 * n_values).next_multiple_of(8)
 }
 
-/// An endpoint record as [`ENDPOINTS`] and [`LOCAL`] hold it.
-pub fn record(endpoint: u32, is_self: bool, interface: u32, labels: &[u32]) -> Vec<u8> {
+/// A named port as records hold it behind the labels (`u32` each, in the order of the manifest's ports); 0 for none.
+pub const fn port_value(protocol: u8, port: u16) -> u32 {
+    (protocol as u32) << 16 | port as u32
+}
+
+/// An endpoint record as [`ENDPOINTS`] and [`LOCAL`] hold it; `values` are those of the labels, then of the named ports.
+pub fn record(endpoint: u32, is_self: bool, interface: u32, values: &[u32]) -> Vec<u8> {
     let flags = if is_self { FLAG_SELF } else { 0 };
     let mut bytes: Vec<u8> =
-        [endpoint, flags, interface].iter().chain(labels).flat_map(|n| n.to_ne_bytes()).collect();
+        [endpoint, flags, interface].iter().chain(values).flat_map(|n| n.to_ne_bytes()).collect();
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes
 }

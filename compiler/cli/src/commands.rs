@@ -1,30 +1,42 @@
 //! One function for each command: it prints its result and says how it ended.
 
+mod check;
 mod test;
 mod explain;
 mod dump;
 mod inspect;
+mod why;
+mod fmt;
+mod doc;
+mod manual;
 
 use crate::describe::count;
+use crate::files::Files;
 use crate::package::{self, LoadError, Package};
-use crate::report::{self, say};
+use crate::report::{self, Report, github, json, say};
+use clap::ValueEnum;
 use seg_artifact::object::open;
 use seg_compiler::bpf;
 use seg_compiler::pipeline::{self, CompileError};
-use seg_lang::analyze::{Analysis, analyze};
+use seg_compiler::target::{Asks, Unenforceable};
+use seg_lang::analyze::{Analysis, Config, analyze_as};
 use seg_lang::codes;
 use seg_lang::diagnostic::Diagnostic;
-use seg_lang::policy::{Policy, RuleId};
-use seg_lang::render::render;
+use seg_lang::policy::{self, Policy, RuleId};
 use seg_lang::source::Sources;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
+pub use check::{check, check_and_fix};
+pub use doc::doc;
 pub use dump::{Stage, dump};
 pub use explain::explain;
+pub use fmt::{Mode, fmt};
 pub use inspect::inspect;
+pub use manual::{completions, man};
 pub use test::test;
+pub use why::why;
 
 /// How a command ended; the number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +52,7 @@ pub enum Outcome {
     Internal = 4,
 }
 
-/// How results are printed.
+/// How results are printed by commands that have no findings in lines of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// For people.
@@ -49,11 +61,52 @@ pub enum Output {
     Json,
 }
 
+/// What a command works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// A package, a file, or `-`.
+    pub path: &'a Path,
+    /// `--as-of`: the day whose policy is wanted.
+    pub as_of: Option<&'a str>,
+}
+
+impl Input<'_> {
+    fn load(self) -> Result<Package, LoadError> {
+        let mut package = package::load(self.path)?;
+        package.config.as_of = self.as_of.map(str::to_owned);
+        Ok(package)
+    }
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs; see compiler/cli/schema/report.json.
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// Annotations of GitHub Actions.
+    Github,
+    /// JUnit XML, for CI servers.
+    Junit,
+}
+
+impl From<Output> for Format {
+    fn from(output: Output) -> Self {
+        match output {
+            Output::Text => Self::Text,
+            Output::Json => Self::Json,
+        }
+    }
+}
+
 /// `segc new`.
 pub fn new(directory: &Path, output: Output) -> Outcome {
     let made = match package::create(directory) {
         Ok(made) => made.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
-        Err(error) => return misuse(&error),
+        Err(error) => return misuse(&error, output),
     };
     match output {
         Output::Json => report::print(Made { made }),
@@ -70,66 +123,40 @@ struct Made {
     made: Vec<String>,
 }
 
-/// `segc check`.
-pub fn check(path: &Path, output: Output) -> Outcome {
-    let package = match package::load(path) {
-        Ok(package) => package,
-        Err(error) => return misuse(&error),
-    };
-    let n_files = package.sources.iter().count();
-    let analysis = analyze(package.sources);
-    match output {
-        Output::Json => {
-            let diagnostics = report::findings(&analysis.sources, &analysis.diagnostics);
-            report::print(Checked { diagnostics });
-        }
-        Output::Text => {
-            report::complain(&render(&analysis.diagnostics, &analysis.sources));
-            if let Some(policy) = &analysis.policy {
-                let n_claims: usize = policy.tests.iter().map(|test| test.claims.len()).sum();
-                say!(
-                    "{}: {}, {}, {}, {}",
-                    package.name,
-                    count(n_files, "file"),
-                    count(policy.blocks.len(), "block"),
-                    count(policy.rules.len(), "rule"),
-                    count(n_claims, "claim")
-                );
-            }
-        }
-    }
-    if analysis.policy.is_some() { Outcome::Clean } else { Outcome::Findings }
-}
-
-#[derive(Serialize)]
-struct Checked {
-    diagnostics: Vec<report::Finding>,
-}
-
 /// `segc build`.
-pub fn build(path: &Path, file: &Path, output: Output) -> Outcome {
-    let checked = match checked(path, output) {
+pub fn build(input: Input<'_>, file: &Path, format: Format) -> Outcome {
+    let checked = match checked("build", input, format) {
         Ok(checked) => checked,
         Err(outcome) => return outcome,
     };
+    // An assertion holds in every build, or there is none.
+    match test::assertions(&checked) {
+        Ok(failed) if failed.is_empty() => {}
+        Ok(failed) => {
+            checked.report(&failed).print(format);
+            return Outcome::Findings;
+        }
+        Err(error) => return too_large(&checked, &error.into(), format),
+    }
     let compiled = match pipeline::compile(&checked.policy, &checked.sources, &checked.name) {
         Ok(compiled) => compiled,
-        Err(error) => return too_large(&checked, &error, output),
+        Err(error) => return too_large(&checked, &error, format),
     };
     if let Err(error) = write(file, &compiled.object) {
-        return misuse(&LoadError(format!("cannot write {}: {error}", file.display())));
+        return misuse(&LoadError(format!("cannot write {}: {error}", file.display())), format);
     }
     // What was written must be what `segd` accepts; anything else is a bug of ours.
     let artifact = open(&compiled.object).expect("a fresh object opens");
     let largest = compiled.programs.iter().map(|program| program.insns.len()).max().unwrap_or(0);
-    match output {
-        Output::Json => report::print(Built {
+    match format {
+        Format::Json => report::print(Built {
             file: file.display().to_string(),
             bytes: compiled.object.len(),
             sha256: artifact.digest,
             programs: compiled.programs.iter().map(program_size).collect(),
+            diagnostics: json::findings(checked.report(&checked.warnings)),
         }),
-        Output::Text => say!(
+        Format::Text => say!(
             "{}: {} bytes, {} (largest {}), {}, sha256 {}",
             file.display(),
             compiled.object.len(),
@@ -138,19 +165,31 @@ pub fn build(path: &Path, file: &Path, output: Output) -> Outcome {
             count(checked.policy.rules.len(), "rule"),
             artifact.digest
         ),
+        Format::Sarif | Format::Github | Format::Junit => {
+            checked.report(&checked.warnings).print(format);
+        }
     }
     Outcome::Clean
 }
 
-/// Replaces the file in one step: a reader sees the old object or the new one.
+/// Replaces the file in one step: a reader sees the old text or the new one. What is no file, such as `/dev/null` or a pipe,
+/// is written to and stays what it is.
 fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if file.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return std::fs::File::options().write(true).open(file)?.write_all(bytes);
+    }
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = file.file_name().ok_or(std::io::ErrorKind::IsADirectory)?;
     let mut scratch = name.to_owned();
     scratch.push(format!(".{}", std::process::id()));
     let scratch = folder.join(scratch);
     let written = std::fs::File::create(&scratch)
-        .and_then(|mut open| open.write_all(bytes))
+        .and_then(|mut open| {
+            if let Ok(before) = file.metadata() {
+                open.set_permissions(before.permissions())?;
+            }
+            open.write_all(bytes)
+        })
         .and_then(|()| std::fs::rename(&scratch, file));
     if written.is_err() {
         // The first error is the one to tell.
@@ -165,6 +204,7 @@ struct Built {
     bytes: usize,
     sha256: String,
     programs: Vec<ProgramSize>,
+    diagnostics: Vec<json::Finding>,
 }
 
 #[derive(Serialize)]
@@ -179,59 +219,105 @@ fn program_size(program: &bpf::Program) -> ProgramSize {
 
 /// A package that checks.
 struct Checking {
+    /// What it was checked for.
+    command: &'static str,
     name: String,
     sources: Sources,
+    files: Files,
+    config: Config,
     policy: Policy,
+    /// What was found all the same; people have read it.
+    warnings: Vec<Diagnostic>,
 }
 
-/// Loads and checks; what is wrong is printed.
-fn checked(path: &Path, output: Output) -> Result<Checking, Outcome> {
-    let Package { name, sources } = package::load(path).map_err(|error| misuse(&error))?;
-    let Analysis { sources, policy, diagnostics, .. } = analyze(sources);
-    match output {
-        Output::Text => report::complain(&render(&diagnostics, &sources)),
-        Output::Json if policy.is_none() => {
-            report::print(Checked { diagnostics: report::findings(&sources, &diagnostics) })
-        }
-        Output::Json => {}
+impl Checking {
+    fn report<'a>(&'a self, diagnostics: &'a [Diagnostic]) -> Report<'a> {
+        let Self { command, name, sources, files, .. } = self;
+        Report { command, package: name, sources, files, diagnostics }
+    }
+}
+
+/// Loads and checks for a command; what is wrong is printed.
+fn checked(
+    command: &'static str,
+    input: Input<'_>,
+    format: impl Into<Format>,
+) -> Result<Checking, Outcome> {
+    let format = format.into();
+    let Package { name, sources, files, config } =
+        input.load().map_err(|error| misuse(&error, format))?;
+    let Analysis { sources, policy, diagnostics, .. } = analyze_as(sources, &config);
+    let report = Report {
+        command,
+        package: &name,
+        sources: &sources,
+        files: &files,
+        diagnostics: &diagnostics,
+    };
+    // For programs the command prints one value, which has the warnings of a policy with a meaning.
+    if policy.is_none() || format == Format::Text {
+        report.print(format);
     }
     let policy = policy.ok_or(Outcome::Findings)?;
-    Ok(Checking { name, sources, policy })
+    Ok(Checking { command, name, sources, files, config, policy, warnings: diagnostics })
 }
 
-fn misuse(error: &LoadError) -> Outcome {
-    report::complain(&format!("error: {}\n", error.0));
+/// Says why a command cannot do its work: to people on standard error, to programs that can read it on standard output.
+pub fn misuse(error: &LoadError, format: impl Into<Format>) -> Outcome {
+    failed(&error.0, format);
     Outcome::Misuse
 }
 
+fn failed(message: &str, format: impl Into<Format>) {
+    match format.into() {
+        Format::Json => report::print(json::Failed { error: message.to_owned() }),
+        Format::Github => say!("{}", github::failure(message)),
+        // A log of findings has no room for it, and a missing one is noticed.
+        Format::Text | Format::Sarif | Format::Junit => {
+            report::complain(&format!("error: {message}\n"));
+        }
+    }
+}
+
+/// What is said of a rule that no hook can enforce.
+fn no_hook(checked: &Checking, of: &Unenforceable) -> Option<Diagnostic> {
+    let rule = checked.policy.rules.get(of.rule.0 as usize)?;
+    let what = match of.asks {
+        Asks::Request => "the HTTP request",
+        Asks::Process => "the process",
+        Asks::Name => "the names of an address",
+    };
+    let message = format!("no hook of the target can enforce this rule: it asks for {what}");
+    let found = Diagnostic::new(codes::TARGET_CANNOT, message, rule.place())
+        .here(format!("`{}` is not in the headers of a packet", of.predicate));
+    let found = if rule.uses.is_empty() { found } else { found.and(rule.span, "the rule") };
+    let help = "write the rule without it, by addresses, labels and ports, to build; `segc test` proves it as it is";
+    Some(found.help(help))
+}
+
 /// Reports a policy that is right and does not fit the target.
-fn too_large(checked: &Checking, error: &CompileError, output: Output) -> Outcome {
+fn too_large(checked: &Checking, error: &CompileError, format: impl Into<Format>) -> Outcome {
     let costly: &[RuleId] = match error {
+        CompileError::Target(rules) => {
+            let found: Vec<_> = rules.iter().filter_map(|rule| no_hook(checked, rule)).collect();
+            checked.report(&found).print(format.into());
+            return Outcome::Findings;
+        }
         CompileError::Limit(limit) => limit.rules(),
         CompileError::Lower { .. } | CompileError::Manifest(_) | CompileError::Seal(_) => &[],
     };
     let spans = costly
         .iter()
         .filter_map(|id| checked.policy.rules.get(id.0 as usize))
-        .map(|rule| rule.span);
+        .map(policy::Rule::place);
     let mut spans = spans.collect::<Vec<_>>().into_iter();
-    let message = error.to_string();
-    if let Some(first) = spans.next() {
-        let diagnostic = Diagnostic::new(codes::TARGET_LIMIT, message, first)
+    let diagnostic = if let Some(first) = spans.next() {
+        let diagnostic = Diagnostic::new(codes::TARGET_LIMIT, error.to_string(), first)
             .here("its verdict is spread over the most cases");
-        let diagnostic = spans.fold(diagnostic, |d, span| d.and(span, "then this"));
-        match output {
-            Output::Json => report::print(Checked {
-                diagnostics: report::findings(&checked.sources, &[diagnostic]),
-            }),
-            Output::Text => report::complain(&render(&[diagnostic], &checked.sources)),
-        }
+        spans.fold(diagnostic, |d, span| d.and(span, "then this"))
     } else {
-        report::complain(&format!(
-            "error[{}]: {}: {message}\n",
-            codes::TARGET_LIMIT.0,
-            checked.name
-        ));
-    }
+        Diagnostic::of_package(codes::TARGET_LIMIT, format!("{}: {error}", checked.name))
+    };
+    checked.report(&[diagnostic]).print(format.into());
     Outcome::Findings
 }

@@ -1,5 +1,6 @@
 //! Flows and decisions in words.
 
+use seg_compiler::prove::Counterexample;
 use seg_lang::eval::{Decision, Endpoint, Flow, Verdict};
 use seg_lang::policy::{Policy, text as policy_text};
 use seg_lang::source::Sources;
@@ -26,7 +27,7 @@ pub(crate) fn decision_text(policy: &Policy, sources: &Sources, decision: &Decis
                 "{word} by {} `{}` ({})",
                 policy_text::tier(block.tier),
                 block.name,
-                sources.place(rule.span)
+                sources.place(rule.place())
             )
         }
         _ => format!("{word} by default"),
@@ -39,11 +40,39 @@ pub(crate) fn flow_text(policy: &Policy, flow: &Flow) -> String {
         "{} -> {} on {}",
         end_text(policy, &flow.source),
         end_text(policy, &flow.destination),
-        policy_text::service(flow.protocol, flow.port)
+        policy_text::service(flow, policy_text::policy_asked(policy))
     )
 }
 
+/// The connections of a chain, `a -> b on tcp/80 -> c on tcp/443`; `, as` where a machine goes on from another of its addresses.
+pub(crate) fn chain_text(policy: &Policy, chain: &Counterexample) -> String {
+    let mut text = String::new();
+    let mut at = None;
+    for (flow, _) in chain.hops() {
+        let source = end_text(policy, &flow.source);
+        match at {
+            None => text += &source,
+            Some(at) if at != source => text += &format!(", as {source}"),
+            Some(_) => {}
+        }
+        let destination = end_text(policy, &flow.destination);
+        let service = policy_text::service(flow, policy_text::policy_asked(policy));
+        text += &format!(" -> {destination} on {service}");
+        at = Some(destination);
+    }
+    text
+}
+
 fn end_text(policy: &Policy, end: &Endpoint) -> String {
+    let mut text = who_text(policy, end);
+    if let Some(cgroup) = &end.cgroup {
+        text += &format!("&cgroup({cgroup})");
+    }
+    end.names.iter().for_each(|name| text += &format!("&fqdn({name})"));
+    text
+}
+
+fn who_text(policy: &Policy, end: &Endpoint) -> String {
     if end.is_self {
         return format!("self@{}", end.address);
     }

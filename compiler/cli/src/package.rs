@@ -1,16 +1,22 @@
-//! Reads a package: its `seg.toml` and every `.seg` file below it; or one file and what it imports.
+//! Reads a package: its `seg.toml`, every `.seg` file below it, and the packages it depends on; or one file and what it imports.
 
+mod manifest;
+
+use crate::files::Files;
+pub use manifest::MANIFEST;
+use manifest::Manifest;
 use seg_artifact::manifest::is_hidden;
+use seg_lang::analyze::Config;
 use seg_lang::ast::Kind;
 use seg_lang::lex::SOURCE_BYTES_MAX;
+use seg_lang::packages::{self, Packages};
 use seg_lang::source::{FileId, Sources};
-use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Name of the file that makes a directory a package.
-pub const MANIFEST: &str = "seg.toml";
+/// Path of the source that is read from standard input.
+pub const STDIN: &str = "stdin.seg";
 /// Directory nesting below a package that is searched for sources.
 const DEPTH_MAX: usize = 32;
 
@@ -19,92 +25,226 @@ const DEPTH_MAX: usize = 32;
 pub struct Package {
     /// The name of `seg.toml`, or the file's stem.
     pub name: String,
-    /// The texts, by path.
+    /// The texts, by path; those of dependencies below the name of their package.
     pub sources: Sources,
+    /// Where they lie.
+    pub files: Files,
+    /// What `seg.toml` says.
+    pub config: Config,
 }
 
 /// Why a package could not be read: wrong use rather than a finding.
 #[derive(Debug)]
 pub struct LoadError(pub String);
 
-/// `seg.toml`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Manifest {
-    name: String,
-    edition: String,
-}
-
 /// Reads the package at a path: a directory with `seg.toml`, one `.seg` file, or `-` for standard input.
+///
+/// A file inside a package stands for that package: its other files decide what its rules mean.
 ///
 /// # Errors
 /// [`LoadError`] with a message for the user.
 pub fn load(path: &Path) -> Result<Package, LoadError> {
     if path == Path::new("-") {
-        let bytes = bounded(io::stdin(), SOURCE_BYTES_MAX)
-            .map_err(|e| LoadError(format!("standard input: {e}")))?;
-        let text = utf8(bytes, "standard input")?;
-        let mut files = BTreeSet::from([("stdin.seg".to_owned(), text)]);
-        follow_imports(Path::new("."), &mut files)?;
-        return Ok(Package { name: "stdin".to_owned(), sources: sources(files)? });
+        let text = utf8(stdin()?, "standard input")?;
+        let texts = BTreeMap::from([(STDIN.to_owned(), text)]);
+        return load_texts("stdin".to_owned(), Path::new("."), texts, BTreeMap::new());
     }
     let kind = path.metadata().map_err(|e| LoadError(format!("{}: {e}", path.display())))?;
-    if kind.is_dir() { load_directory(path) } else { load_file(path) }
+    if kind.is_dir() {
+        return load_directory(path);
+    }
+    match root_of(path) {
+        Some(root) => load_directory(&root),
+        None => load_file(path),
+    }
+}
+
+/// The directory of the package a file belongs to.
+pub fn root_of(file: &Path) -> Option<PathBuf> {
+    let file = file.canonicalize().ok()?;
+    file.ancestors().skip(1).find(|folder| folder.join(MANIFEST).is_file()).map(Path::to_path_buf)
 }
 
 fn load_directory(root: &Path) -> Result<Package, LoadError> {
-    let manifest_path = root.join(MANIFEST);
-    let text = std::fs::read_to_string(&manifest_path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => LoadError(format!(
-            "{} is no package: it has no `{MANIFEST}`; `segc new DIR` makes one, and a single file can be named itself",
-            root.display()
-        )),
-        _ => LoadError(format!("{}: {error}", manifest_path.display())),
-    })?;
-    let manifest: Manifest = toml::from_str(&text)
-        .map_err(|e| LoadError(format!("{}: {e}", manifest_path.display())))?;
-    if manifest.edition != seg_artifact::version::EDITION {
-        return Err(LoadError(format!(
-            "{}: this segc reads edition \"{}\", not \"{}\"",
-            manifest_path.display(),
-            seg_artifact::version::EDITION,
-            manifest.edition
-        )));
-    }
-    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if manifest.name.is_empty() || !manifest.name.chars().all(word) {
-        return Err(LoadError(format!(
-            "{}: a package's name consists of ASCII letters, digits, `-`, `_` and `.`, unlike {:?}",
-            manifest_path.display(),
-            manifest.name
-        )));
-    }
-    let mut files = BTreeSet::new();
-    collect(root, "", 0, &mut files)?;
-    if files.is_empty() {
+    let manifest = Manifest::read(root)?;
+    let mut build = Build::default();
+    let package = build.add(root, &manifest, String::new())?;
+    if build.texts.is_empty() {
         return Err(LoadError(format!("{}: the package has no `.seg` file", root.display())));
     }
-    Ok(Package { name: manifest.name, sources: sources(files)? })
+    for package in &build.packages {
+        if let Some(path) = build.own.iter().find(|path| path.starts_with(&package.prefix)) {
+            return Err(LoadError(format!(
+                "{}: `{path}` lies where the modules of the dependency `{}` are; rename the folder",
+                root.display(),
+                package.prefix.trim_end_matches('/')
+            )));
+        }
+    }
+    let packages = Packages { root: package, others: build.packages };
+    let config = Config { packages, as_of: None };
+    let own: BTreeSet<&String> =
+        build.files.keys().filter(|path| !config.packages.is_foreign(path)).collect();
+    let files = located(&build.files, |path| own.contains(path))?;
+    let sources = sources(build.texts)?;
+    Ok(Package { name: manifest.name.0, sources, files, config })
+}
+
+/// A package and those it depends on, as they are read.
+#[derive(Default)]
+struct Build {
+    texts: BTreeMap<String, String>,
+    files: BTreeMap<String, PathBuf>,
+    /// The files of the package that is built.
+    own: BTreeSet<String>,
+    packages: Vec<packages::Package>,
+    /// The prefix of each dependency, by its directory; none while its own dependencies are read.
+    known: BTreeMap<PathBuf, Option<String>>,
+}
+
+impl Build {
+    /// Adds the files of a package below `prefix`, and its dependencies.
+    fn add(
+        &mut self,
+        root: &Path,
+        manifest: &Manifest,
+        prefix: String,
+    ) -> Result<packages::Package, LoadError> {
+        let mut found = BTreeSet::new();
+        collect(root, "", 0, &mut found)?;
+        if prefix.is_empty() {
+            self.own.clone_from(&found);
+        }
+        let mut dependencies = BTreeMap::new();
+        for (name, dependency) in &manifest.dependencies {
+            let name = &name.0;
+            let inside = |path: &String| {
+                path.starts_with(&format!("{name}/")) || *path == format!("{name}.seg")
+            };
+            if found.iter().any(inside) {
+                return Err(LoadError(format!(
+                    "{}: the dependency `{name}` is called like a module of the package; give it another name",
+                    root.join(MANIFEST).display()
+                )));
+            }
+            let depends = self.dependency(root, name, &root.join(&dependency.path))?;
+            dependencies.insert(name.clone(), depends);
+        }
+        for path in found {
+            let file = root.join(&path);
+            let key = format!("{prefix}{path}");
+            if self.files.insert(key.clone(), file.clone()).is_some() {
+                return Err(LoadError(format!(
+                    "{}: a dependency has a module `{key}` too; rename the folder",
+                    root.display()
+                )));
+            }
+            self.texts.insert(key, read(&file)?);
+        }
+        manifest.package(prefix, dependencies)
+    }
+
+    /// The prefix of a dependency, which is read if it was not before.
+    fn dependency(&mut self, of: &Path, name: &str, at: &Path) -> Result<String, LoadError> {
+        let named = |error: &str| {
+            let manifest = of.join(MANIFEST);
+            LoadError(format!("{}: dependency `{name}`: {error}", manifest.display()))
+        };
+        let root = at.canonicalize().map_err(|e| named(&format!("{}: {e}", at.display())))?;
+        match self.known.get(&root) {
+            Some(Some(prefix)) => return Ok(prefix.clone()),
+            Some(None) => return Err(named("the packages depend on each other")),
+            None => {}
+        }
+        self.known.insert(root.clone(), None);
+        let manifest = Manifest::read(at).map_err(|error| named(&error.0))?;
+        let prefix = format!("{}/", manifest.name.0);
+        if prefix == "std/" {
+            return Err(named("no package is called `std`"));
+        }
+        if self.packages.iter().any(|package| package.prefix == prefix) {
+            return Err(named(&format!("two packages are called `{}`", manifest.name.0)));
+        }
+        let package = self.add(at, &manifest, prefix.clone())?;
+        self.packages.push(package);
+        self.known.insert(root, Some(prefix.clone()));
+        Ok(prefix)
+    }
+}
+
+/// The files that a path itself stands for, with their texts: those of a package without its dependencies, or one file.
+///
+/// # Errors
+/// [`LoadError`] with a message for the user.
+pub fn own_files(path: &Path) -> Result<BTreeMap<PathBuf, String>, LoadError> {
+    if path != Path::new("-") && !path.is_dir() {
+        return Ok(BTreeMap::from([(path.to_path_buf(), read(path)?)]));
+    }
+    if path == Path::new("-") {
+        let text = utf8(stdin()?, "standard input")?;
+        return Ok(BTreeMap::from([(path.to_path_buf(), text)]));
+    }
+    // Told as for every other command if it is no package.
+    load_directory(path)?;
+    let mut files = BTreeSet::new();
+    collect(path, "", 0, &mut files)?;
+    let here = path == Path::new(".");
+    let place = |name: String| if here { PathBuf::from(name) } else { path.join(name) };
+    let read = |name: String| {
+        let file = place(name);
+        read(&file).map(|text| (file, text))
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn stdin() -> Result<Vec<u8>, LoadError> {
+    bounded(io::stdin(), SOURCE_BYTES_MAX).map_err(|e| LoadError(format!("standard input: {e}")))
 }
 
 fn load_file(path: &Path) -> Result<Package, LoadError> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Inside a package a file's imports count from the package's root.
-    let inside = parent.canonicalize().ok();
-    let root = inside.as_deref().and_then(|p| p.ancestors().find(|a| a.join(MANIFEST).is_file()));
-    let root = root.map_or_else(|| parent.to_path_buf(), Path::to_path_buf);
-    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let relative = absolute.strip_prefix(&root).ok().or_else(|| path.strip_prefix(&root).ok());
-    let name = relative.unwrap_or(path).to_string_lossy().replace('\\', "/");
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let mut files = BTreeSet::from([(name, read(path)?)]);
-    follow_imports(&root, &mut files)?;
-    Ok(Package { name: stem, sources: sources(files)? })
+    let texts = BTreeMap::from([(name.clone(), read(path)?)]);
+    load_texts(stem, folder, texts, BTreeMap::from([(name, path.to_path_buf())]))
+}
+
+/// A package of single files and what they import from a folder.
+///
+/// # Errors
+/// [`LoadError`] if an imported file cannot be read.
+pub(crate) fn load_texts(
+    name: String,
+    folder: &Path,
+    mut texts: BTreeMap<String, String>,
+    mut files: BTreeMap<String, PathBuf>,
+) -> Result<Package, LoadError> {
+    let named: BTreeSet<String> = files.keys().cloned().collect();
+    follow_imports(folder, &mut texts, &mut files)?;
+    let files = located(&files, |path| named.contains(path))?;
+    Ok(Package { name, sources: sources(texts)?, files, config: Config::default() })
+}
+
+/// Where each text was read, and whether it may be edited.
+fn located(
+    paths: &BTreeMap<String, PathBuf>,
+    is_own: impl Fn(&String) -> bool,
+) -> Result<Files, LoadError> {
+    let here = std::env::current_dir().map_err(|e| LoadError(format!("current directory: {e}")))?;
+    let mut files = Files::new(here);
+    for (source, path) in paths {
+        files.add(source, path, is_own(source));
+    }
+    Ok(files)
 }
 
 /// Adds the files that imports name, until nothing new is named. What is not found is the checker's to report.
-fn follow_imports(root: &Path, files: &mut BTreeSet<(String, String)>) -> Result<(), LoadError> {
-    let mut queue: Vec<String> = files.iter().map(|(_, text)| text.clone()).collect();
+fn follow_imports(
+    root: &Path,
+    texts: &mut BTreeMap<String, String>,
+    files: &mut BTreeMap<String, PathBuf>,
+) -> Result<(), LoadError> {
+    let mut queue: Vec<String> = texts.values().cloned().collect();
     while let Some(text) = queue.pop() {
         let (tree, _) = seg_lang::parse::parse(FileId(0), &text);
         for item in &tree.items {
@@ -114,12 +254,13 @@ fn follow_imports(root: &Path, files: &mut BTreeSet<(String, String)>) -> Result
             for n in [parts.len(), parts.len().saturating_sub(1)] {
                 let name = format!("{}.seg", parts.get(..n).unwrap_or_default().join("/"));
                 let file = root.join(&name);
-                if n == 0 || !file.is_file() || files.iter().any(|(known, _)| *known == name) {
+                if n == 0 || !file.is_file() || texts.contains_key(&name) {
                     continue;
                 }
                 let text = read(&file)?;
                 queue.push(text.clone());
-                files.insert((name, text));
+                files.insert(name.clone(), file);
+                texts.insert(name, text);
             }
         }
     }
@@ -130,7 +271,7 @@ fn collect(
     folder: &Path,
     prefix: &str,
     depth: usize,
-    files: &mut BTreeSet<(String, String)>,
+    files: &mut BTreeSet<String>,
 ) -> Result<(), LoadError> {
     let context = |error: io::Error| LoadError(format!("{}: {error}", folder.display()));
     if depth > DEPTH_MAX {
@@ -152,7 +293,7 @@ fn collect(
                 collect(&path, &format!("{prefix}{name}/"), depth + 1, files)?;
             }
         } else if path.extension().is_some_and(|e| e == "seg") {
-            files.insert((format!("{prefix}{name}"), read(&path)?));
+            files.insert(format!("{prefix}{name}"));
         }
     }
     Ok(())
@@ -184,9 +325,9 @@ fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, LoadError> {
 }
 
 /// Paths are shown and go into objects; none may speak to a terminal.
-fn sources(files: BTreeSet<(String, String)>) -> Result<Sources, LoadError> {
+fn sources(texts: BTreeMap<String, String>) -> Result<Sources, LoadError> {
     let mut sources = Sources::default();
-    for (path, text) in files {
+    for (path, text) in texts {
         if path.contains(is_hidden) {
             return Err(LoadError(format!("{path:?}: a control character in the name of a file")));
         }
@@ -220,7 +361,9 @@ pub fn create(directory: &Path) -> Result<Vec<PathBuf>, LoadError> {
             MANIFEST,
             format!("name = \"{name}\"\nedition = \"{}\"\n", seg_artifact::version::EDITION),
         ),
-        ("policy.seg", include_str!("new/policy.seg").to_owned()),
+        ("labels.seg", include_str!("new/labels.seg").to_owned()),
+        ("inventory.seg", include_str!("new/inventory.seg").to_owned()),
+        ("shop.seg", include_str!("new/shop.seg").to_owned()),
         ("endpoints.toml", include_str!("new/endpoints.toml").to_owned()),
     ];
     files

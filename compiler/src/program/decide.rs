@@ -21,7 +21,7 @@ pub(super) struct Verdicts {
 pub(super) fn emit(
     p: &mut Program<'_>,
     way: Way,
-    n_labels: u32,
+    [n_labels, n_ports]: [u32; 2],
     tree: &Tree,
     ends: Ends,
 ) -> Verdicts {
@@ -45,14 +45,20 @@ pub(super) fn emit(
         p.b.seal_block(family);
         let of_packet = fields_below(tree, &[unmanaged_root, managed_root]);
         for field in of_packet.into_iter().filter(|&f| !of_record(f)) {
-            let value = read_packet_field(p, way, field);
+            let value = match field {
+                Field::LocalPort(port) => calls(p, n_labels, n_ports, ends.local, port),
+                _ => read_packet_field(p, way, field),
+            };
             p.b.def_var(variables[&field], value);
         }
         p.b.ins().brif(ends.peer, managed, &[], blocks[&unmanaged_root], &[]);
         p.switch(managed);
         p.b.seal_block(managed);
         for field in fields_below(tree, &[managed_root]).into_iter().filter(|&f| of_record(f)) {
-            let value = read_record_field(p, n_labels, ends, field);
+            let value = match field {
+                Field::PeerPort(port) => calls(p, n_labels, n_ports, ends.peer, port),
+                _ => read_record_field(p, n_labels, ends, field),
+            };
             p.b.def_var(variables[&field], value);
         }
         p.jump(blocks[&managed_root], &[]);
@@ -110,9 +116,9 @@ fn reachable(tree: &Tree, roots: &[NodeId]) -> BTreeSet<NodeId> {
     reached
 }
 
-/// Whether the field is read from the peer's record; the others are the packet's.
+/// Whether the field is read from the peer's record; the others are the packet's, or of it and this end's record.
 fn of_record(field: Field) -> bool {
-    matches!(field, Field::PeerSelf | Field::PeerLabel(_) | Field::Same(_))
+    matches!(field, Field::PeerSelf | Field::PeerLabel(_) | Field::Same(_) | Field::PeerPort(_))
 }
 
 fn ty(field: Field) -> Type {
@@ -124,10 +130,13 @@ fn ty(field: Field) -> Type {
         Field::PeerSelf
         | Field::PeerLabel(_)
         | Field::Same(_)
+        | Field::PeerPort(_)
+        | Field::LocalPort(_)
         | Field::PeerAddress4
         | Field::LocalAddress4
         | Field::Protocol
-        | Field::Port => types::I32,
+        | Field::Port
+        | Field::SourcePort => types::I32,
     }
 }
 
@@ -150,9 +159,12 @@ fn read_packet_field(p: &mut Program<'_>, way: Way, field: Field) -> Value {
         Field::LocalAddress6Low => (types::I64, p.key, local + 8),
         Field::Protocol => (types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32),
         Field::Port => (types::I16, p.notes, Notes::PORT),
-        Field::PeerSelf | Field::PeerLabel(_) | Field::Same(_) => {
-            unreachable!("{field:?} is no field of a packet")
-        }
+        Field::SourcePort => (types::I16, p.notes, Notes::SOURCE_PORT),
+        Field::PeerSelf
+        | Field::PeerLabel(_)
+        | Field::Same(_)
+        | Field::PeerPort(_)
+        | Field::LocalPort(_) => unreachable!("{field:?} is no field of a packet"),
     };
     let value = p.load(ty, slot, offset);
     match ty {
@@ -186,7 +198,29 @@ fn read_record_field(p: &mut Program<'_>, n_labels: u32, ends: Ends, field: Fiel
         | Field::PeerAddress6Low
         | Field::LocalAddress6High
         | Field::LocalAddress6Low
+        | Field::PeerPort(_)
+        | Field::LocalPort(_)
         | Field::Protocol
-        | Field::Port => unreachable!("{field:?} is no field of a record"),
+        | Field::Port
+        | Field::SourcePort => unreachable!("{field:?} is no field of a record"),
     }
+}
+
+/// 1 if protocol and port of the packet are those the record has by a name.
+fn calls(p: &mut Program<'_>, n_labels: u32, n_ports: u32, record: Value, port: u32) -> Value {
+    assert!(port < n_ports, "there is no named port {port}");
+    let offset = maps::RECORD_LABELS + 4 * (n_labels + port);
+    let known = p.read(types::I32, record, offset as i32);
+    let protocol = p.load(types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32);
+    let protocol = p.b.ins().uextend(types::I32, protocol);
+    let port = p.load(types::I16, p.notes, Notes::PORT);
+    let port = p.b.ins().uextend(types::I32, port);
+    // As in `maps::port_value`.
+    let upper = p.b.ins().ishl_imm_u(protocol, 16);
+    let carried = p.b.ins().bor(upper, port);
+    let same = p.b.ins().icmp(IntCC::Equal, known, carried);
+    // Protocol 0 has port 0, and a record without such a port holds 0.
+    let set = p.b.ins().icmp_imm_u(IntCC::NotEqual, known, 0);
+    let both = p.b.ins().band(same, set);
+    p.b.ins().uextend(types::I32, both)
 }

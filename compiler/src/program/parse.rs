@@ -49,8 +49,8 @@ struct Frame {
     transport: Block,
 }
 
-/// Ends with a reason, or goes on with key and notes filled.
-pub(super) fn emit(p: &mut Program<'_>) {
+/// Ends with a reason, or goes on with key and notes filled; the source port is noted only if `source_port` says so.
+pub(super) fn emit(p: &mut Program<'_>, source_port: bool) {
     p.stage(Stage::Parse);
     let start = p.block();
     p.store_constant(types::I64, 0, p.notes, Notes::PULLED);
@@ -81,7 +81,7 @@ pub(super) fn emit(p: &mut Program<'_>) {
     p.jump(malformed, &[]);
 
     p.switch(transport);
-    ports(p, &frame);
+    ports(p, &frame, source_port);
 }
 
 /// Goes to one of the blocks; the result, where the IP header begins, is theirs to use.
@@ -251,7 +251,7 @@ fn extensions(p: &mut Program<'_>, frame: &Frame) {
 }
 
 /// Reads the transport header; goes on with ports, port and kind noted.
-fn ports(p: &mut Program<'_>, frame: &Frame) {
+fn ports(p: &mut Program<'_>, frame: &Frame, source_port: bool) {
     let [sized, tcp, icmp, icmp6, echo, noted] = [(); 6].map(|()| p.block());
     let needed = p.b.append_block_param(sized, types::I64);
     let [echo_kind, noted_kind] = [echo, noted].map(|b| p.b.append_block_param(b, types::I8));
@@ -271,6 +271,9 @@ fn ports(p: &mut Program<'_>, frame: &Frame) {
     }
     position(p, frame, None);
     let none = p.constant(types::I32, 0);
+    if source_port {
+        note16(p, none, Notes::SOURCE_PORT);
+    }
     let kind = noted_as(p, both);
     p.jump(noted, &[kind, none]);
 
@@ -278,8 +281,14 @@ fn ports(p: &mut Program<'_>, frame: &Frame) {
     let at = position(p, frame, Some(needed));
     let header = p.b.ins().iadd(frame.data, at);
     readable(p, frame, header, 8);
+    if source_port {
+        note_code(p, header);
+    }
     p.leave_if(IntCC::Equal, next, protocol::ICMP, icmp);
     p.leave_if(IntCC::Equal, next, protocol::ICMP6, icmp6);
+    if source_port {
+        note_source_port(p, header);
+    }
     let pair = p.read(types::I32, header, 0);
     p.store(pair, p.key, maps::CONNTRACK_SOURCE_PORT as i32);
     let port = p.read(types::I16, header, 2);
@@ -330,8 +339,27 @@ fn ports(p: &mut Program<'_>, frame: &Frame) {
 
     p.switch(noted);
     p.store(noted_kind, p.notes, Notes::KIND);
+    note16(p, noted_port, Notes::PORT);
+}
+
+/// Notes the code of an ICMP message; of other headers the byte means nothing, and [`note_source_port`] replaces it.
+fn note_code(p: &mut Program<'_>, header: Value) {
+    let code = p.read(types::I8, header, 1);
+    let code = p.b.ins().uextend(types::I32, code);
+    note16(p, code, Notes::SOURCE_PORT);
+}
+
+fn note_source_port(p: &mut Program<'_>, header: Value) {
+    let port = p.read(types::I16, header, 0);
+    let port = p.b.ins().bswap(port);
+    let port = p.b.ins().uextend(types::I32, port);
+    note16(p, port, Notes::SOURCE_PORT);
+}
+
+/// Notes the lower 16 bits.
+fn note16(p: &mut Program<'_>, value: Value, note: i32) {
     let notes = p.b.ins().stack_addr(types::I64, p.notes, 0);
-    p.b.ins().istore16(MemFlagsData::new().with_notrap(), noted_port, notes, Notes::PORT);
+    p.b.ins().istore16(MemFlagsData::new().with_notrap(), value, notes, note);
 }
 
 /// What an ICMP message may mean to connection state: `[request, reply]` of echo, and closed ranges of errors.

@@ -1,17 +1,18 @@
 //! The typing of sets: each is endpoints or services, inhabited, and not too large to write out.
 
+use super::predicates::{is_local, operands};
 use super::{
-    Checker, POLICY_NODES_MAX, Place, SET_DEPTH_MAX, SET_NODES_MAX, VALUES_SHOWN_MAX, Value,
-    Weight, written,
+    Checker, POLICY_NODES_MAX, Place, SERVICES_WORK_MAX, SET_DEPTH_MAX, SET_NODES_MAX,
+    VALUES_SHOWN_MAX, Value, Weight, written,
 };
 use crate::ast::{DefineKind, Name, Path, Port, Set, SetKind};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
-use crate::policy::{Endpoints, LabelId, Services, WorkloadId, protocol};
+use crate::policy::{Endpoints, LabelId, Services, protocol};
 use crate::resolve::{Target, What, nearest, suggest};
 use crate::sets::{self, TooLarge};
 use crate::source::{FileId, Span, Spanned};
-use crate::types::{Builtin, protocol_name, protocol_number, type_names, whole};
+use crate::types::{Builtin, PORT_PROTOCOLS, protocol_name, protocol_number, type_names, whole};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -25,6 +26,7 @@ impl<'a> Checker<'a, '_> {
         place: Place,
     ) -> Option<Endpoints> {
         self.nodes = 0;
+        self.vague = false;
         let value = self.endpoints_in(file, set, place);
         let value = value.filter(|value| self.fits(endpoints_weight(value), set.span));
         self.failed |= value.is_none();
@@ -34,13 +36,22 @@ impl<'a> Checker<'a, '_> {
     /// A set that must hold services.
     pub(super) fn services(&mut self, file: FileId, set: &'a Set) -> Option<Services> {
         self.nodes = 0;
+        self.vague = false;
         let value = self.services_in(file, set);
-        let value = value.filter(|value| self.fits(services_weight(value), set.span));
+        let value = value.filter(|value| {
+            let weight = services_weight(value);
+            self.fits(weight, set.span) && self.services_fit(value, weight, set.span)
+        });
         self.failed |= value.is_none();
         value
     }
 
-    fn endpoints_in(&mut self, file: FileId, set: &'a Set, place: Place) -> Option<Endpoints> {
+    pub(super) fn endpoints_in(
+        &mut self,
+        file: FileId,
+        set: &'a Set,
+        place: Place,
+    ) -> Option<Endpoints> {
         self.nodes += 1;
         match &set.kind {
             SetKind::Except(a, b) => {
@@ -49,6 +60,9 @@ impl<'a> Checker<'a, '_> {
                 self.inhabited(value, set.span)
             }
             SetKind::And(a, b) => {
+                if operands(set).into_iter().any(is_local) {
+                    return self.local(file, set, place);
+                }
                 let [a, b] = [a, b].map(|side| self.endpoints_in(file, side, place.operand()));
                 let mut parts = vec![];
                 for side in [a?, b?] {
@@ -89,15 +103,14 @@ impl<'a> Checker<'a, '_> {
                 Some(addresses)
             }
             SetKind::Range(first, last) => self.range(*first, *last, set.span),
-            SetKind::Ports { .. } => {
+            SetKind::Ports { .. } | SetKind::Codes { .. } => {
                 let message =
                     format!("expected endpoints, `{}` is a service", self.sources.text(set.span));
                 self.refuse(codes::NOT_ENDPOINTS, message, set.span);
                 None
             }
-            SetKind::Call { name, .. } => {
-                self.not_yet(&format!("`{}(…)`", name.value), set.span);
-                None
+            SetKind::Call { name, arguments } => {
+                self.endpoints_call(name, arguments, set.span, place)
             }
             SetKind::Error => None,
         }
@@ -105,25 +118,21 @@ impl<'a> Checker<'a, '_> {
 
     /// The endpoint with an address: the workload of the inventory, or else one outside it.
     fn endpoint_at(&self, address: IpAddr, addresses: Endpoints) -> Endpoints {
-        let listed = self.policy.workloads.iter().position(|w| w.addresses.contains(&address));
-        let who = match listed.and_then(|index| u32::try_from(index).ok()) {
-            Some(index) => Endpoints::Workload(WorkloadId(index)),
+        let who = match self.at_address.get(&address) {
+            Some(id) => Endpoints::Workload(*id),
             None => Endpoints::Unmanaged,
         };
         Endpoints::Intersect(vec![who, addresses])
     }
 
-    fn services_in(&mut self, file: FileId, set: &'a Set) -> Option<Services> {
+    pub(super) fn services_in(&mut self, file: FileId, set: &'a Set) -> Option<Services> {
         self.nodes += 1;
         match &set.kind {
             SetKind::Except(a, b) => {
                 let (a, b) = (self.services_in(file, a), self.services_in(file, b));
                 self.some_service(Services::Except(Box::new(a?), Box::new(b?)), set.span)
             }
-            SetKind::And(a, b) => {
-                let (a, b) = (self.services_in(file, a), self.services_in(file, b));
-                self.some_service(Services::Intersect(vec![a?, b?]), set.span)
-            }
+            SetKind::And(..) => self.refined(file, set),
             SetKind::Union(sets) => {
                 self.not_void(sets, set.span)?;
                 let parts: Vec<_> = sets.iter().map(|s| self.services_in(file, s)).collect();
@@ -148,21 +157,22 @@ impl<'a> Checker<'a, '_> {
                 self.refuse(codes::NOT_A_SERVICE, message, set.span);
                 None
             }
-            SetKind::Call { name, .. } => {
-                self.not_yet(&format!("`{}(…)`", name.value), set.span);
-                None
-            }
+            SetKind::Codes { protocol, of, codes } => self.codes(protocol, of, codes, set.span),
+            SetKind::Call { name, .. } => self.services_call(name, set.span),
             SetKind::Error => None,
         }
     }
 
     fn endpoints_path(&mut self, file: FileId, path: &Path, place: Place) -> Option<Endpoints> {
-        let name = written(path);
+        if let Some(argument) = self.argument(path) {
+            return self.endpoints_argument(&argument, path);
+        }
+        let name = || written(path);
         let definition = match self.target(file, path)? {
             Target::Builtin(Builtin::Managed) => return Some(Endpoints::Managed),
             Target::Builtin(Builtin::Unmanaged) => return Some(Endpoints::Unmanaged),
             Target::Builtin(Builtin::Protocol(_)) => {
-                let message = format!("expected endpoints, `{name}` is a service");
+                let message = format!("expected endpoints, `{}` is a service", name());
                 self.refuse(codes::NOT_ENDPOINTS, message, path.span);
                 return None;
             }
@@ -171,17 +181,19 @@ impl<'a> Checker<'a, '_> {
         let what = definition.what.describe();
         let (code, message) = match definition.what {
             What::Set(DefineKind::Group, _) if place == Place::Net => {
-                (codes::NOT_A_NET, format!("a net holds addresses, `{name}` is {what}"))
+                (codes::NOT_A_NET, format!("a net holds addresses, `{}` is {what}", name()))
             }
             What::Workload { .. } if !matches!(place, Place::Claim | Place::ClaimPart) => {
-                let message = format!("a rule speaks of labels and addresses, `{name}` is {what}");
+                let message =
+                    format!("a rule speaks of labels and addresses, `{}` is {what}", name());
                 (codes::WORKLOAD_IN_RULE, message)
             }
             What::Set(DefineKind::Service, _) => {
-                (codes::NOT_ENDPOINTS, format!("expected endpoints, `{name}` is {what}"))
+                (codes::NOT_ENDPOINTS, format!("expected endpoints, `{}` is {what}", name()))
             }
-            // The template itself is refused.
-            What::Template => return None,
+            What::Template { .. } => {
+                (codes::NOT_ENDPOINTS, format!("expected endpoints, `{}` is {what}", name()))
+            }
             What::Set(DefineKind::Net | DefineKind::Group, _) | What::Workload { .. } => {
                 return match self.values.get(&definition.key())? {
                     Value::Workload(id) => Some(Endpoints::Workload(*id)),
@@ -199,11 +211,14 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn services_path(&mut self, file: FileId, path: &Path) -> Option<Services> {
-        let name = written(path);
+        if let Some(argument) = self.argument(path) {
+            return self.services_argument(&argument, path);
+        }
+        let name = || written(path);
         let definition = match self.target(file, path)? {
             Target::Builtin(Builtin::Protocol(number)) => return Some(whole(number)),
             Target::Builtin(Builtin::Managed | Builtin::Unmanaged) => {
-                let message = format!("expected a service, `{name}` is a set of endpoints");
+                let message = format!("expected a service, `{}` is a set of endpoints", name());
                 self.refuse(codes::NOT_A_SERVICE, message, path.span);
                 return None;
             }
@@ -217,10 +232,11 @@ impl<'a> Checker<'a, '_> {
                 }
                 Value::Endpoints(..) | Value::Workload(_) => None,
             },
-            What::Template => None,
-            What::Set(DefineKind::Net | DefineKind::Group, _) | What::Workload { .. } => {
+            What::Set(DefineKind::Net | DefineKind::Group, _)
+            | What::Workload { .. }
+            | What::Template { .. } => {
                 let what = definition.what.describe();
-                let message = format!("expected a service, `{name}` is {what}");
+                let message = format!("expected a service, `{}` is {what}", name());
                 let report = Diagnostic::new(codes::NOT_A_SERVICE, message, path.span);
                 self.report(report.and(definition.name.span, "defined here"));
                 None
@@ -251,14 +267,13 @@ impl<'a> Checker<'a, '_> {
         let dimension = names.labels.get(label.0 as usize)?;
         if let Some(declared) = &dimension.values {
             for value in values.iter().filter(|v| !declared.contains(&v.value)) {
-                let list: Vec<_> = declared.iter().map(String::as_str).collect();
-                let shown =
-                    list.iter().take(VALUES_SHOWN_MAX).copied().collect::<Vec<_>>().join(", ");
-                let more = if list.len() > VALUES_SHOWN_MAX { ", …" } else { "" };
+                let list = || declared.iter().map(String::as_str);
+                let shown = list().take(VALUES_SHOWN_MAX).collect::<Vec<_>>().join(", ");
+                let more = if declared.len() > VALUES_SHOWN_MAX { ", …" } else { "" };
                 let message = format!("`{}` has no value `{}`", key.value, value.value);
                 let report = Diagnostic::new(codes::UNKNOWN_VALUE, message, value.span)
                     .and(dimension.span, format!("values: {shown}{more}"));
-                self.report(match nearest(&value.value, list.into_iter()) {
+                self.report(match names.nearest(&value.value, list()) {
                     Some(near) => suggest(report, value, near),
                     None => report,
                 });
@@ -283,7 +298,12 @@ impl<'a> Checker<'a, '_> {
         Some(Endpoints::Addresses(first, last))
     }
 
-    fn ports(&mut self, protocol: &Name, ports: &[Spanned<Port>], span: Span) -> Option<Services> {
+    pub(super) fn ports(
+        &mut self,
+        protocol: &Name,
+        ports: &[Spanned<Port>],
+        span: Span,
+    ) -> Option<Services> {
         let name = protocol.value.as_str();
         let number = protocol_number(name);
         if number.is_none() && name != "proto" {
@@ -318,6 +338,9 @@ impl<'a> Checker<'a, '_> {
     ) -> Option<Vec<Services>> {
         let (first, last) = match &port.value {
             Port::Range(first, last) => (*first, *last),
+            Port::Name(word) if number.is_some_and(|n| PORT_PROTOCOLS.contains(&n)) => {
+                return self.workload_port(number?, word, port.span).map(|named| vec![named]);
+            }
             Port::Name(word) => {
                 let number = self.named_port(number, name, word, port.span)?;
                 (number, number)
@@ -362,11 +385,9 @@ impl<'a> Checker<'a, '_> {
                     Diagnostic::new(codes::NO_PORTS, message, span)
                 }
                 None => {
-                    let message = format!(
-                        "the named port `{name}/{word}` has no meaning in this edition yet"
-                    );
+                    let message = format!("`{name}` has no names for numbers");
                     let help = "write the number, or a service of `std.services`";
-                    Diagnostic::new(codes::NOT_YET, message, span).help(help)
+                    Diagnostic::new(codes::NO_PORTS, message, span).help(help)
                 }
             }
         } else {
@@ -440,7 +461,7 @@ impl<'a> Checker<'a, '_> {
         Some(labels.into_iter().collect())
     }
 
-    fn beyond_net(
+    pub(super) fn beyond_net(
         &mut self,
         place: Place,
         text: &str,
@@ -460,10 +481,13 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// `value`, unless nothing is in it.
-    fn inhabited(&mut self, value: Endpoints, span: Span) -> Option<Endpoints> {
+    pub(super) fn inhabited(&mut self, value: Endpoints, span: Span) -> Option<Endpoints> {
         // Recursion over the set must be safe before any question is asked about it.
         if endpoints_weight(&value).depth > SET_DEPTH_MAX {
             return self.too_deep(span);
+        }
+        if self.vague {
+            return Some(value);
         }
         let empty = sets::endpoints_empty(&self.policy, &value, &mut self.budget);
         if !self.answered(empty, span)? {
@@ -498,11 +522,15 @@ impl<'a> Checker<'a, '_> {
         None
     }
 
-    fn some_service(&mut self, value: Services, span: Span) -> Option<Services> {
+    pub(super) fn some_service(&mut self, value: Services, span: Span) -> Option<Services> {
         if services_weight(&value).depth > SET_DEPTH_MAX {
             return self.too_deep(span);
         }
-        if !sets::services_empty(&value) {
+        if self.vague {
+            return Some(value);
+        }
+        let empty = sets::services_empty(&value, &mut self.budget);
+        if !self.answered(empty, span)? {
             return Some(value);
         }
         let message = format!("no service is in `{}`", self.sources.text(span));
@@ -528,7 +556,7 @@ impl<'a> Checker<'a, '_> {
         self.answered(answer, span)
     }
 
-    fn answered(&mut self, answer: Result<bool, TooLarge>, span: Span) -> Option<bool> {
+    pub(super) fn answered(&mut self, answer: Result<bool, TooLarge>, span: Span) -> Option<bool> {
         match answer {
             Ok(answer) => Some(answer),
             Err(TooLarge) => self.exhaust("the sets of this policy are too large to check", span),
@@ -536,7 +564,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Counts what a name adds to the set at hand; the step over the limit is reported, later ones are not.
-    fn room_for(&mut self, weight: Weight, span: Span) -> bool {
+    pub(super) fn room_for(&mut self, weight: Weight, span: Span) -> bool {
         let before = self.nodes;
         self.nodes += weight.nodes;
         if before <= SET_NODES_MAX && self.nodes > SET_NODES_MAX {
@@ -560,11 +588,28 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn target(&mut self, file: FileId, path: &Path) -> Option<Target<'a>> {
+    fn services_fit(&mut self, value: &Services, weight: Weight, span: Span) -> bool {
+        if sets::services_work(value, weight.nodes) <= SERVICES_WORK_MAX {
+            return true;
+        }
+        let message = "this set tells apart too many source ports, codes, named ports or requests";
+        self.refuse(codes::SETS_TOO_LARGE, message, span);
+        false
+    }
+
+    pub(super) fn target(&mut self, file: FileId, path: &Path) -> Option<Target<'a>> {
         match self.names.target(file, path) {
             Ok(target) => Some(target),
             Err(miss) => {
-                self.missing(miss);
+                let parameter = self.frame.as_ref().and_then(|frame| frame.like(path));
+                self.missing(match (miss, parameter) {
+                    (Some(_), Some(near)) => {
+                        let message = format!("no `{}` here", written(path));
+                        let report = Diagnostic::new(codes::UNKNOWN_NAME, message, path.span);
+                        path.parts.first().map(|name| Box::new(suggest(report, name, near)))
+                    }
+                    (miss, _) => miss,
+                });
                 None
             }
         }
@@ -584,7 +629,9 @@ pub(super) fn endpoints_weight(set: &Endpoints) -> Weight {
         | Endpoints::Has(_)
         | Endpoints::Label(..)
         | Endpoints::Addresses(..)
-        | Endpoints::Workload(_) => Weight::above([]),
+        | Endpoints::Workload(_)
+        | Endpoints::Name(_)
+        | Endpoints::Cgroup(_) => Weight::above([]),
     }
 }
 
@@ -594,7 +641,12 @@ pub(super) fn services_weight(set: &Services) -> Weight {
             Weight::above(sets.iter().map(services_weight))
         }
         Services::Except(a, b) => Weight::above([services_weight(a), services_weight(b)]),
-        Services::Any | Services::Ports { .. } => Weight::above([]),
+        Services::Any
+        | Services::Ports { .. }
+        | Services::SourcePorts { .. }
+        | Services::Codes { .. }
+        | Services::Named { .. }
+        | Services::Http { .. } => Weight::above([]),
     }
 }
 

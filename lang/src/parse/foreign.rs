@@ -10,8 +10,11 @@ type Tok<'a> = Spanned<Token<'a>>;
 /// Mends the tokens of one statement.
 pub(crate) fn mend<'a>(tokens: &mut Vec<Tok<'a>>, text: &'a str, out: &mut Vec<Diagnostic>) {
     verb(tokens, out);
+    arrow(tokens, text, out);
+    bare_ports(tokens, text, out);
     services(tokens, text, out);
-    *tokens = Braces { text, out, tokens: vec![], frames: vec![Frame::new(Bracket::None, 0)] }
+    let mended = Vec::with_capacity(tokens.len());
+    *tokens = Braces { text, out, tokens: mended, frames: vec![Frame::new(Bracket::None, 0)] }
         .mend(tokens);
 }
 
@@ -20,13 +23,10 @@ fn verb(tokens: &mut [Tok<'_>], out: &mut Vec<Diagnostic>) {
     let after_expect = tokens.first().is_some_and(|t| t.value == Token::Expect);
     let Some(first) = tokens.get_mut(usize::from(after_expect)) else { return };
     let Token::Ident(word) = first.value else { return };
-    let (keyword, spelled) = match word {
-        "permit" | "accept" | "pass" => ("allow", true),
-        "drop" | "block" | "reject" => ("deny", true),
-        _ => match misspelt(word, after_expect) {
-            Some(keyword) => (keyword, false),
-            None => return,
-        },
+    let (keyword, spelled) = match (foreign_verb(word), misspelt(word, after_expect)) {
+        (Some(keyword), _) => (keyword, true),
+        (None, Some(keyword)) => (keyword, false),
+        (None, None) => return,
     };
     let Some(token) = Token::keyword(keyword) else { return };
     let span = first.span;
@@ -35,9 +35,110 @@ fn verb(tokens: &mut [Tok<'_>], out: &mut Vec<Diagnostic>) {
         let message = format!("`{word}` is spelled `{keyword}` here");
         Diagnostic::new(codes::FOREIGN_KEYWORD, message, span).fix(span, keyword)
     } else {
-        let message = format!("expected an item, found `{word}`; did you mean `{keyword}`?");
+        let what = if after_expect { "`allow`, `deny` or `only`" } else { "an item" };
+        let message = format!("expected {what}, found `{word}`; did you mean `{keyword}`?");
         Diagnostic::new(codes::EXPECTED, message, span).fix(span, keyword)
     });
+}
+
+/// Whether an item starts with this token, or with one that is mended into it.
+pub(crate) fn starts_item(token: Token<'_>) -> bool {
+    match token {
+        Token::Ident(word) => foreign_verb(word).or_else(|| misspelt(word, false)).is_some(),
+        _ => token.starts_item(),
+    }
+}
+
+fn foreign_verb(word: &str) -> Option<&'static str> {
+    match word {
+        "permit" | "accept" | "pass" => Some("allow"),
+        "drop" | "block" | "reject" => Some("deny"),
+        _ => None,
+    }
+}
+
+fn is_rule(tokens: &[Tok<'_>]) -> bool {
+    let first = tokens.first().map(|t| t.value);
+    matches!(first, Some(Token::Allow | Token::Deny | Token::Expect))
+}
+
+/// `from a to b` and `a to b`, where no arrow stands.
+fn arrow(tokens: &mut Vec<Tok<'_>>, text: &str, out: &mut Vec<Diagnostic>) {
+    let has_arrow =
+        tokens.iter().any(|t| matches!(t.value, Token::To | Token::Both | Token::Reach));
+    if !is_rule(tokens) || has_arrow {
+        return;
+    }
+    let verb = if tokens.first().map(|t| t.value) == Some(Token::Expect) { 1 } else { 0 };
+    let from = tokens.get(verb + 1).filter(|t| t.value == Token::Ident("from")).copied();
+    let source = verb + 1 + usize::from(from.is_some());
+    let Some(to) = tokens.iter().position(|t| t.value == Token::Ident("to")) else { return };
+    let Some(arrow) = tokens.get_mut(to).filter(|_| to > source) else { return };
+    arrow.value = Token::To;
+    let arrow = arrow.span;
+    let found = match (from, tokens.get(source)) {
+        (Some(from), Some(source)) => {
+            let whole = from.span.to(arrow);
+            let written = Span { start: source.span.start, end: arrow.start, ..arrow };
+            let written = text.get(written.range()).unwrap_or_default().trim_end();
+            let message = "`from … to …` is spelled `… -> …` here";
+            Diagnostic::new(codes::FOREIGN_KEYWORD, message, whole)
+                .fix(whole, format!("{written} ->"))
+        }
+        _ => Diagnostic::new(codes::FOREIGN_KEYWORD, "`to` is spelled `->` here", arrow)
+            .fix(arrow, "->"),
+    };
+    out.push(found);
+    if from.is_some() {
+        tokens.remove(verb + 1);
+    }
+}
+
+/// `on 8080`, `on port 8080` and `port 8080`: a port without its protocol.
+fn bare_ports(tokens: &mut Vec<Tok<'_>>, text: &str, out: &mut Vec<Diagnostic>) {
+    if !is_rule(tokens) {
+        return;
+    }
+    for at in 1..tokens.len() {
+        let value = |at: usize| tokens.get(at).map(|t| t.value);
+        let is_port = |at| matches!(value(at), Some(Token::Ident("port" | "ports" | "dport")));
+        let is_number = |at| matches!(value(at), Some(Token::Number(_)));
+        let on = value(at) == Some(Token::On);
+        let start = at + usize::from(on);
+        let number = start + usize::from(is_port(start));
+        // `on 8080/tcp` is another mistake.
+        if !is_number(number) || value(number + 1) == Some(Token::Slash) {
+            continue;
+        }
+        let after_set = !on
+            && is_port(at)
+            && !matches!(value(at - 1), Some(Token::Ident(word)) if is_protocol(word))
+            && value(at - 1).is_some_and(Token::ends)
+            && tokens.get(..at).is_some_and(|t| t.iter().all(|t| t.value != Token::On));
+        if !(on || after_set) {
+            continue;
+        }
+        let range = value(number + 1) == Some(Token::Dash) && is_number(number + 2);
+        let last = number + if range { 2 } else { 0 };
+        let (Some(first), Some(end)) = (tokens.get(start), tokens.get(last)) else { return };
+        let span = first.span.to(end.span);
+        let ports = tokens.get(number).map_or(span, |t| t.span.to(end.span));
+        let port = text.get(ports.range()).unwrap_or_default();
+        let prefix = if on { "" } else { "on " };
+        let message = format!("a port needs its protocol: `tcp/{port}` or `udp/{port}`");
+        out.push(
+            Diagnostic::new(codes::SERVICE_ORDER, message, span)
+                .fix(span, format!("{prefix}tcp/{port}"))
+                .fix(span, format!("{prefix}udp/{port}")),
+        );
+        let on = (!on).then_some(Token::On).into_iter();
+        let mended = on.chain([Token::Ident("tcp"), Token::Slash]);
+        let mended: Vec<_> = mended.map(|value| Spanned { value, span }).collect();
+        let kept = tokens.get(number..=last).unwrap_or_default().to_vec();
+        let kept = kept.into_iter().map(|t| Spanned { span, ..t });
+        tokens.splice(start..=last, mended.into_iter().chain(kept));
+        return;
+    }
 }
 
 fn misspelt(word: &str, after_expect: bool) -> Option<&'static str> {
@@ -61,12 +162,22 @@ fn is_protocol(word: &str) -> bool {
     matches!(word, "tcp" | "udp" | "sctp" | "icmp" | "icmp6" | "proto")
 }
 
-/// `8080/tcp`, `tcp 8080`, `tcp:8080` and `tcp:{ 80, 443 }`.
+/// `8080/tcp`, `tcp 8080`, `tcp port 8080`, `tcp:8080` and `tcp:{ 80, 443 }`; `tcp/80..90` and `tcp/80:90`.
 fn services<'a>(tokens: &mut Vec<Tok<'a>>, text: &'a str, out: &mut Vec<Diagnostic>) {
     let mut mended: Vec<Tok<'a>> = Vec::with_capacity(tokens.len());
     let mut rest: &[Tok<'a>] = tokens;
     while let Some((first, after)) = rest.split_first() {
-        let values: Vec<Token<'a>> = rest.iter().take(5).map(|t| t.value).collect();
+        let may = match first.value {
+            Token::Ident(word) => is_protocol(word),
+            Token::Number(_) | Token::Pair(_) => true,
+            _ => false,
+        };
+        if !may {
+            mended.push(*first);
+            rest = after;
+            continue;
+        }
+        let values: Vec<Token<'a>> = rest.iter().take(6).map(|t| t.value).collect();
         let range = |from: usize| match values.get(from..) {
             Some([Token::Number(_), Token::Dash, Token::Number(_), ..]) => 3,
             Some([Token::Number(_), ..]) => 1,
@@ -87,7 +198,17 @@ fn services<'a>(tokens: &mut Vec<Tok<'a>>, text: &'a str, out: &mut Vec<Diagnost
             _ => None,
         };
         // The parts in the right order, and how many tokens they replace.
-        let (protocol, port, length) = if let Some(protocol) = named {
+        let worded = matches!(values.get(1), Some(Token::Ident("port" | "ports" | "dport" | "eq")));
+        let (protocol, port, length) = if let Some((protocol, length)) =
+            protocol.and_then(|protocol| Some((protocol, odd_range(&values)?)))
+        {
+            let mut ends = [rest.get(2), rest.get(length - 1)].into_iter().flatten().copied();
+            let dash = Spanned { value: Token::Dash, span: first.span };
+            let port = ends.next().into_iter().chain([dash]).chain(ends).collect();
+            (protocol, port, length)
+        } else if let Some(protocol) = protocol.filter(|_| worded && range(2) > 0) {
+            (protocol, rest.get(2..2 + range(2)).unwrap_or_default().to_vec(), 2 + range(2))
+        } else if let Some(protocol) = named {
             (protocol, rest.get(..numbers).unwrap_or_default().to_vec(), numbers + 2)
         } else if let Some(protocol) = protocol.filter(|_| range(1) > 0) {
             (protocol, after.get(..range(1)).unwrap_or_default().to_vec(), 1 + range(1))
@@ -120,6 +241,17 @@ fn services<'a>(tokens: &mut Vec<Tok<'a>>, text: &'a str, out: &mut Vec<Diagnost
         rest = others;
     }
     *tokens = mended;
+}
+
+/// How many tokens `tcp/80..90` or `tcp/80:90` has.
+fn odd_range(values: &[Token<'_>]) -> Option<usize> {
+    match values {
+        [_, Token::Slash, Token::Number(_), Token::Colon, Token::Number(_), ..] => Some(5),
+        [_, Token::Slash, Token::Number(_), Token::Dot, Token::Dot, Token::Number(_), ..] => {
+            Some(6)
+        }
+        _ => None,
+    }
 }
 
 fn after_colon(values: &[Token<'_>]) -> bool {
@@ -293,7 +425,16 @@ impl<'a> Braces<'a, '_> {
             (false, true) => format!("a set of several things needs braces: `{mended}`"),
             (false, false) => "a set of several things needs braces: `{ a, b }`".to_owned(),
         };
-        self.out.push(Diagnostic::new(codes::NEEDS_BRACES, message, span).fix(span, mended));
+        let found = Diagnostic::new(codes::NEEDS_BRACES, message, span);
+        // Whether what follows `except` in a list is taken out as well, only the author knows.
+        let taken = self.tokens.iter().skip(frame.start).any(|t| t.value == Token::Except);
+        let mut found = if taken { found.guess(span, mended) } else { found.fix(span, mended) };
+        if self.of_several_labels(frame) {
+            let both = parts.join(" & ");
+            found = found.help("braces hold what is in one of them, `&` joins what is in all");
+            found = if in_braces { found } else { found.fix(span, both) };
+        }
+        self.out.push(found);
         for joint in &frame.joints {
             if let Some(token) = self.tokens.get_mut(*joint) {
                 token.value = Token::Comma;
@@ -306,6 +447,20 @@ impl<'a> Braces<'a, '_> {
             self.tokens.insert((frame.start + head).min(self.tokens.len()), open);
             self.tokens.push(Spanned { value: Token::CloseBrace, span: edge(span.end) });
         }
+    }
+
+    /// Whether an operand lists one value each of different labels, which most often is meant as all of them.
+    fn of_several_labels(&self, frame: &Frame) -> bool {
+        let operand = self.tokens.get(frame.start..).unwrap_or_default();
+        let mut keys = operand.iter().filter_map(|t| match t.value {
+            Token::Pair(text) => text.split_once(':').map(|(key, _)| key),
+            _ => None,
+        });
+        let first = keys.next();
+        operand.len() == 2 * frame.joints.len() + 1
+            && first.is_some()
+            && keys.all(|key| Some(key) != first)
+            && operand.iter().step_by(2).all(|t| matches!(t.value, Token::Pair(_)))
     }
 
     /// The text from one token up to another.

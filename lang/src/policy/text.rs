@@ -2,13 +2,14 @@
 //!
 //! Reports use the same notation, so a set looks the same in a dump, a message and an explanation.
 
-use crate::ast::{Action, Direction, Expect, Tier};
+use crate::ast::{Action, ClaimsKind, Direction, Expect, Tier};
+use crate::eval::{Flow, Request};
 use crate::policy::{
-    Annotations, Endpoints, Exempt, LabelId, Match, Policy, Rule, RuleId, RuleKind, Services,
-    Workload,
+    Annotations, Chain, Claim, Endpoints, Exempt, LabelId, Match, NamePattern, PathPattern, Policy,
+    Rule, RuleId, RuleKind, Services, Workload, protocol,
 };
-use crate::source::Sources;
-use crate::types::{port_max, protocol_name, type_names};
+use crate::source::{Sources, Span};
+use crate::types::{code_names, port_max, protocol_name, type_names};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -28,11 +29,13 @@ pub fn dump(policy: &Policy, sources: &Sources) -> String {
         let scope = scope.unwrap_or_default();
         let place = sources.place(block.span);
         let (tier, name) = (tier(block.tier), &block.name);
-        line(&mut out, &format!("\n{tier} {name}{scope}  # {place}"));
+        let staged = if block.staged { "staged " } else { "" };
+        line(&mut out, &format!("\n{staged}{tier} {name}{scope}  # {place}"));
         annotations(&mut out, "  ", &block.annotations, None);
         for (rule_id, rule) in (0u32..).map(RuleId).zip(&policy.rules) {
             if rule.block.0 == id {
-                let place = sources.place(rule.span);
+                let places = rule.uses.iter().chain([&rule.span]).map(|span| sources.place(*span));
+                let place = places.collect::<Vec<_>>().join(" > ");
                 let text = rule_text(policy, rule).replace('\n', "\n    ");
                 line(&mut out, &format!("  r{} {text}  # {place}", rule_id.0));
                 annotations(&mut out, "    ", &rule.annotations, Some(&block.annotations));
@@ -40,16 +43,15 @@ pub fn dump(policy: &Policy, sources: &Sources) -> String {
         }
     }
     for test in &policy.tests {
-        line(&mut out, &format!("\ntest {:?}  # {}", test.title, sources.place(test.span)));
+        let what = match test.what {
+            ClaimsKind::Test => "test",
+            ClaimsKind::Assert => "assert",
+        };
+        let places = test.uses.iter().chain([&test.span]).map(|span| sources.place(*span));
+        let place = places.collect::<Vec<_>>().join(" > ");
+        line(&mut out, &format!("\n{what} {:?}  # {place}", test.title));
         for claim in &test.claims {
-            let expect = match claim.expect {
-                Expect::Allow => "allow",
-                Expect::Deny => "deny",
-                Expect::Only => "only",
-            };
-            let block = claim.by.and_then(|by| policy.blocks.get(by.0 as usize));
-            let by = block.map(|b| format!(" by {}", b.name)).unwrap_or_default();
-            line(&mut out, &format!("  expect {expect} {}{by}", flow(policy, &claim.flow)));
+            line(&mut out, &format!("  {}", claim_text(policy, claim)));
         }
     }
     out.trim_start().to_owned()
@@ -67,7 +69,7 @@ pub fn tier(tier: Tier) -> &'static str {
 /// A rule as it could be written; `unless` on lines of its own.
 pub fn rule_text(policy: &Policy, rule: &Rule) -> String {
     match &rule.kind {
-        RuleKind::Match { action, flow: matched, when, unless } => {
+        RuleKind::Match { action, flow: matched, when, unless, log } => {
             let action = match action {
                 Action::Allow => "allow",
                 Action::Deny => "deny",
@@ -83,6 +85,9 @@ pub fn rule_text(policy: &Policy, rule: &Rule) -> String {
                 };
                 let _ = write!(out, "\n  unless {text}");
             }
+            if *log {
+                out.push_str(" log");
+            }
             out
         }
         RuleKind::Isolate { set, direction } => {
@@ -96,9 +101,58 @@ pub fn rule_text(policy: &Policy, rule: &Rule) -> String {
     }
 }
 
+/// A rule as written, on one line, with the arguments of templates in place of parameters.
+pub fn statement(sources: &Sources, rule: &Rule) -> String {
+    one_line(&substitute(sources.text(rule.span), rule.span, &rule.arguments))
+}
+
+/// A text with some of its places replaced; `span` is where the text stands.
+pub(crate) fn substitute(text: &str, span: Span, places: &[(Span, String)]) -> String {
+    let mut places: Vec<_> = places.iter().collect();
+    places.sort_by_key(|(place, _)| place.start);
+    let (mut out, mut at) = (String::new(), span.start);
+    for (place, argument) in places {
+        let [from, to] = [at, place.start].map(|n| n.saturating_sub(span.start) as usize);
+        out.push_str(text.get(from..to).unwrap_or_default());
+        out.push_str(argument);
+        at = place.end;
+    }
+    out.push_str(text.get(at.saturating_sub(span.start) as usize..).unwrap_or_default());
+    out
+}
+
+/// A statement on one line, without the comment lines in it.
+pub fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
+/// A claim as it could be written.
+fn claim_text(policy: &Policy, claim: &Claim) -> String {
+    let expect = match claim.expect {
+        Expect::Allow => "allow",
+        Expect::Deny => "deny",
+        Expect::Only => "only",
+    };
+    let flow = match &claim.chain {
+        Some(Chain { avoiding }) => {
+            let avoiding = avoiding.as_ref().map(|set| endpoints(policy, set));
+            let avoiding = avoiding.map(|set| format!(" avoiding {set}")).unwrap_or_default();
+            format!("{}{avoiding}", with_arrow(policy, &claim.flow, "~>"))
+        }
+        None => flow(policy, &claim.flow),
+    };
+    let block = claim.by.and_then(|by| policy.blocks.get(by.0 as usize));
+    let by = block.map(|b| format!(" by {}", b.name)).unwrap_or_default();
+    format!("expect {expect} {flow}{by}")
+}
+
 /// `from -> to on services`; the services are left out if they are any.
 pub fn flow(policy: &Policy, flow: &Match) -> String {
-    let arrow = if flow.both_ways { "<->" } else { "->" };
+    with_arrow(policy, flow, if flow.both_ways { "<->" } else { "->" })
+}
+
+fn with_arrow(policy: &Policy, flow: &Match, arrow: &str) -> String {
     let on = match &flow.on {
         Services::Any => String::new(),
         on => format!(" on {}", services(on)),
@@ -116,9 +170,76 @@ pub fn services(set: &Services) -> String {
     services_text(set).0
 }
 
-/// A service of a flow, such as `tcp/80`, `icmp/echo-request` or `proto/47`.
-pub fn service(protocol: u8, port: u16) -> String {
-    ports(protocol, port, port)
+/// What services ask of a flow besides protocol and port, and so what is worth telling of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Some set holds source ports.
+    pub source_ports: bool,
+    /// Some set holds ICMP codes.
+    pub codes: bool,
+}
+
+/// What a set of services asks.
+pub fn asked(set: &Services) -> Asked {
+    match set {
+        Services::Any | Services::Ports { .. } | Services::Named { .. } => Asked::default(),
+        Services::SourcePorts { .. } => Asked { source_ports: true, codes: false },
+        Services::Codes { .. } => Asked { source_ports: false, codes: true },
+        // A request is told wherever there is one.
+        Services::Http { .. } => Asked::default(),
+        Services::Union(sets) | Services::Intersect(sets) => {
+            sets.iter().map(asked).fold(Asked::default(), Asked::or)
+        }
+        Services::Except(a, b) => asked(a).or(asked(b)),
+    }
+}
+
+/// What the rules and claims of a policy ask.
+pub fn policy_asked(policy: &Policy) -> Asked {
+    let rules = policy.rules.iter().filter_map(|rule| match &rule.kind {
+        RuleKind::Match { flow, unless, .. } => Some((flow, unless)),
+        RuleKind::Isolate { .. } => None,
+    });
+    let matches = rules.flat_map(|(flow, unless)| {
+        let exempt = unless.iter().filter_map(|exempt| match exempt {
+            Exempt::Flow { flow, .. } => Some(flow),
+            Exempt::Same(_) => None,
+        });
+        std::iter::once(flow).chain(exempt)
+    });
+    let claims = policy.tests.iter().flat_map(|test| &test.claims).map(|claim| &claim.flow);
+    matches.chain(claims).map(|flow| asked(&flow.on)).fold(Asked::default(), Asked::or)
+}
+
+/// The service of a flow, such as `tcp/80`, `icmp/echo-request` or `proto/47`.
+///
+/// With what is asked for: `udp/68&sport(67)`, `icmp/destination-unreachable/port-unreachable`;
+/// with its request if it has one: `tcp/80&http(GET /v1/orders)`.
+pub fn service(flow: &Flow, asked: Asked) -> String {
+    let &Flow { protocol, port, source_port, .. } = flow;
+    let text = ports(protocol, port, port);
+    let text = match protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP if asked.source_ports => {
+            format!("{text}&sport({source_port})")
+        }
+        protocol::ICMP | protocol::ICMP6 if asked.codes => {
+            format!("{text}/{}", code_text(protocol, (port, port), (source_port, source_port)))
+        }
+        _ => text,
+    };
+    match &flow.http {
+        Some(Request { method, path }) => format!("{text}&http({method} {path})"),
+        None => text,
+    }
+}
+
+impl Asked {
+    fn or(self, other: Self) -> Self {
+        Self {
+            source_ports: self.source_ports || other.source_ports,
+            codes: self.codes || other.codes,
+        }
+    }
 }
 
 /// The name of a label dimension.
@@ -156,6 +277,8 @@ fn endpoints_text(policy: &Policy, set: &Endpoints) -> (String, Binding) {
         Endpoints::Union(sets) => braces(sets.iter().map(part)),
         Endpoints::Intersect(sets) => return and(sets.iter().map(part)),
         Endpoints::Except(a, b) => return except(part(a), part(b)),
+        Endpoints::Name(pattern) => format!("fqdn({:?})", name_pattern(pattern)),
+        Endpoints::Cgroup(path) => format!("cgroup({path:?})"),
     };
     (text, Binding::Term)
 }
@@ -164,11 +287,72 @@ fn services_text(set: &Services) -> (String, Binding) {
     let text = match set {
         Services::Any => "any".to_owned(),
         Services::Ports { protocol, first, last } => ports(*protocol, *first, *last),
+        Services::Named { protocol, name } => {
+            format!("{}/{name}", protocol_name(*protocol).unwrap_or_default())
+        }
+        Services::SourcePorts { first, last } => format!("sport({})", range(*first, *last)),
+        Services::Codes { protocol, first, last } => {
+            let all = (0, port_max(*protocol));
+            codes(*protocol, all, (u16::from(*first), u16::from(*last)))
+        }
         Services::Union(sets) => braces(sets.iter().map(services_text)),
+        Services::Intersect(sets) if let Some(text) = type_and_codes(sets) => text,
         Services::Intersect(sets) => return and(sets.iter().map(services_text)),
         Services::Except(a, b) => return except(services_text(a), services_text(b)),
+        Services::Http { method, path } => {
+            let path = path.as_ref().map(|path| format!("{:?}", path_pattern(path)));
+            let parts: Vec<_> = method.iter().cloned().chain(path).collect();
+            format!("http({})", parts.join(" "))
+        }
     };
     (text, Binding::Term)
+}
+
+/// `api.example.com` or `*.example.com`.
+pub fn name_pattern(pattern: &NamePattern) -> String {
+    let NamePattern { name, below } = pattern;
+    if *below { format!("*.{name}") } else { name.clone() }
+}
+
+/// `/v1/orders` or `/static/*`.
+pub fn path_pattern(pattern: &PathPattern) -> String {
+    let PathPattern { text, prefix } = pattern;
+    if *prefix { format!("{text}*") } else { text.clone() }
+}
+
+/// `icmp/3/4`, which means an intersection and is no `&`.
+fn type_and_codes(sets: &[Services]) -> Option<String> {
+    match sets {
+        [
+            Services::Ports { protocol, first, last },
+            Services::Codes { protocol: of, first: low, last: high },
+        ] if protocol == of => {
+            Some(codes(*protocol, (*first, *last), (u16::from(*low), u16::from(*high))))
+        }
+        _ => None,
+    }
+}
+
+/// `icmp/destination-unreachable/port-unreachable`, `icmp/3-5/0`.
+fn codes(protocol: u8, types: (u16, u16), codes: (u16, u16)) -> String {
+    let name = protocol_name(protocol).unwrap_or_default();
+    let of = match type_names(protocol).iter().find(|(_, number)| (*number, *number) == types) {
+        Some((word, _)) => (*word).to_owned(),
+        None => range(types.0, types.1),
+    };
+    format!("{name}/{of}/{}", code_text(protocol, types, codes))
+}
+
+fn code_text(protocol: u8, types: (u16, u16), codes: (u16, u16)) -> String {
+    let names = if types.0 == types.1 { code_names(protocol, types.0) } else { &[] };
+    match names.iter().find(|(_, number)| (*number, *number) == codes) {
+        Some((word, _)) => (*word).to_owned(),
+        None => range(codes.0, codes.1),
+    }
+}
+
+fn range(first: u16, last: u16) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn braces(parts: impl Iterator<Item = (String, Binding)>) -> String {
@@ -242,17 +426,14 @@ pub(crate) fn addresses(first: IpAddr, last: IpAddr) -> String {
 }
 
 /// `tcp`, `tcp/80`, `tcp/80-90`, `icmp/echo-request`, `proto/47`.
-pub(crate) fn ports(protocol: u8, first: u16, last: u16) -> String {
+pub fn ports(protocol: u8, first: u16, last: u16) -> String {
     let Some(name) = protocol_name(protocol) else { return format!("proto/{protocol}") };
     if (first, last) == (0, port_max(protocol)) {
         return name.to_owned();
     }
-    if first != last {
-        return format!("{name}/{first}-{last}");
-    }
-    match type_names(protocol).iter().find(|(_, number)| *number == first) {
+    match type_names(protocol).iter().find(|(_, number)| (*number, *number) == (first, last)) {
         Some((word, _)) => format!("{name}/{word}"),
-        None => format!("{name}/{first}"),
+        None => format!("{name}/{}", range(first, last)),
     }
 }
 
@@ -261,7 +442,14 @@ fn workload_text(policy: &Policy, workload: &Workload) -> String {
     let labels: Vec<_> =
         workload.labels.iter().map(|(id, value)| label_value(policy, *id, value)).collect();
     let is = if labels.is_empty() { "managed".to_owned() } else { labels.join(" & ") };
-    format!("workload {} at {at} is {is}", workload.name)
+    let port = |(name, (protocol, port)): (&String, &(u8, u16))| {
+        (format!("{name} = {}", ports(*protocol, *port, *port)), Binding::Term)
+    };
+    let on = match workload.ports.is_empty() {
+        true => String::new(),
+        false => format!(" on {}", braces(workload.ports.iter().map(port))),
+    };
+    format!("workload {} at {at} is {is}{on}", workload.name)
 }
 
 /// One line for each annotation that is not the same in `outer`.
@@ -277,7 +465,8 @@ fn annotations(out: &mut String, indent: &str, own: &Annotations, outer: Option<
     }
 }
 
-fn fields(of: &Annotations) -> [(&str, Option<&String>); 6] {
+/// The annotations by name, those that are not set too.
+pub(crate) fn fields(of: &Annotations) -> [(&str, Option<&String>); 7] {
     [
         ("owner", of.owner.as_ref()),
         ("ticket", of.ticket.as_ref()),
@@ -285,6 +474,7 @@ fn fields(of: &Annotations) -> [(&str, Option<&String>); 6] {
         ("since", of.since.as_ref()),
         ("review", of.review.as_ref()),
         ("id", of.id.as_ref()),
+        ("expires", of.expires.as_ref()),
     ]
 }
 

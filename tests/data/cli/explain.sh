@@ -31,3 +31,25 @@
 0 segc explain tiefighter-1 deathstar-1 landing examples/starwars
 0 segc explain fd09::1 fd09::2 ping examples/shop
 2 segc explain 10.0.0.1 10.0.0.2 icmp6/echo-request examples/shop
+
+# Source ports and codes stand in the flow where the policy asks for them.
+0 printf 'policy p { allow any -> any on udp/68 & sport(67) }' > sources.seg
+0 segc explain 10.9.9.9 10.0.0.1 'udp/68&sport(67)' sources.seg
+0 segc explain 10.9.9.9 10.0.0.1 udp/68 sources.seg
+0 segc explain 10.9.9.9 10.0.0.1 dhcp-client sources.seg
+0 printf 'policy p { allow any -> any on { icmp/3/{ 3, 4 }, icmp6/packet-too-big } }' > codes.seg
+0 segc explain 10.9.9.9 10.0.0.3 icmp/3/port-unreachable codes.seg
+0 segc explain 10.9.9.9 10.0.0.3 icmp/3 codes.seg
+0 segc explain 10.9.9.9 10.0.0.3 path-mtu codes.seg
+0 segc explain fd00::9 fd00::3 path-mtu codes.seg
+2 segc explain 10.9.9.9 10.0.0.1 'icmp/8&sport(67)' codes.seg
+2 segc explain 10.9.9.9 10.0.0.1 tcp/22/4 codes.seg
+2 segc explain 10.9.9.9 10.0.0.1 icmp/3/256 codes.seg
+
+# A named port is the destination's.
+0 printf 'label app\nworkload web at 10.0.0.1 is app:web on { admin = tcp/8443 }\nservice manage = tcp/admin\npolicy p { allow any -> app:* on manage }' > ports.seg
+0 segc explain 10.9.9.9 web tcp/admin ports.seg
+0 segc explain 10.9.9.9 web manage ports.seg
+0 segc explain 10.9.9.9 10.0.0.1 tcp/80 ports.seg
+2 segc explain 10.9.9.9 web udp/admin ports.seg
+2 segc explain 10.9.9.9 10.0.0.2 manage ports.seg

@@ -38,6 +38,7 @@ fn object() -> Result<Vec<u8>, Failed> {
         programs: vec![program.to_owned()],
     };
     let manifest = Manifest {
+        ports: Vec::new(),
         format: version::FORMAT,
         edition: version::EDITION.to_owned(),
         compiler: "test".to_owned(),
@@ -47,6 +48,7 @@ fn object() -> Result<Vec<u8>, Failed> {
         outbound: roles(&programs[0].name),
         inbound: roles(&programs[1].name),
         workloads: Vec::new(),
+        not_after: None,
         rules: Vec::new(),
         sources: Vec::new(),
         digests: Digests { guard: String::new(), policy: String::new(), baseline: String::new() },

@@ -192,6 +192,8 @@ fn pair(random: &mut Random) -> String {
         " on icmp/echo-request",
         " on proto/47",
         " on any except tcp",
+        " on { tcp, udp } & sport(1-1023)",
+        " on icmp except icmp/3/4",
     ]);
     format!("{} {arrow} {}{on}", set(random), set(random))
 }
@@ -222,9 +224,20 @@ fn set(random: &mut Random) -> String {
 }
 
 fn flow(random: &mut Random) -> Flow {
-    let (protocol, port) =
-        *random.pick(&[(6, 80), (6, 99), (6, 100), (17, 53), (1, 8), (1, 0), (58, 8), (47, 0)]);
-    Flow { source: endpoint(random), destination: endpoint(random), protocol, port }
+    let (protocol, port, source_port) = *random.pick(&[
+        (6, 80, 50_000),
+        (6, 99, 50_000),
+        (6, 100, 53),
+        (17, 53, 53),
+        (1, 8, 0),
+        (1, 3, 4),
+        (1, 3, 3),
+        (1, 0, 0),
+        (58, 8, 0),
+        (47, 0, 0),
+    ]);
+    let (source, destination) = (endpoint(random), endpoint(random));
+    Flow { source, destination, protocol, port, source_port, http: None }
 }
 
 fn endpoint(random: &mut Random) -> Endpoint {
@@ -239,7 +252,7 @@ fn endpoint(random: &mut Random) -> Endpoint {
         "::ffff:10.0.0.1",
     ]);
     let address = address.parse().expect("the list holds addresses");
-    let mut endpoint = Endpoint { address, labels: None, is_self: false };
+    let mut endpoint = Endpoint::at(address);
     if random.below(4) > 0 {
         // Dimensions are numbered by name: app, env.
         let mut labels = BTreeMap::new();

@@ -1,17 +1,18 @@
 //! `segc dump`: any stage as text.
 
-use super::{Checking, Outcome, Output, checked, misuse, too_large};
+use super::{Checking, Input, Outcome, Output, checked, misuse, too_large};
 use crate::describe::count;
-use crate::package;
 use crate::report::{self, say};
 use clap::ValueEnum;
-use seg_compiler::pipeline::{self, Compiled};
+use seg_compiler::limits::LimitError;
+use seg_compiler::normalize::{normalize, rule_labels};
+use seg_compiler::pipeline::{self, CompileError, Compiled};
+use seg_compiler::target;
 use seg_compiler::trees;
 use seg_lang::policy::text as policy_text;
 use seg_lang::source::{FileId, Source};
 use seg_lang::{dump as ast_text, lex, parse, token};
 use serde::Serialize;
-use std::path::Path;
 
 /// What `segc dump` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,17 +34,17 @@ pub enum Stage {
 }
 
 /// `segc dump`.
-pub fn dump(stage: Stage, path: &Path, output: Output) -> Outcome {
+pub fn dump(stage: Stage, input: Input<'_>, output: Output) -> Outcome {
     // The first two stages exist for files that do not check, too.
     let text = match stage {
-        Stage::Tokens => each_file(path, |file, source| {
+        Stage::Tokens => each_file(input, output, |file, source| {
             token::dump(source, &lex::lex(file, &source.text).tokens)
         }),
-        Stage::Ast => {
-            each_file(path, |file, source| ast_text::dump(&parse::parse(file, &source.text).0))
-        }
+        Stage::Ast => each_file(input, output, |file, source| {
+            ast_text::dump(&parse::parse(file, &source.text).0)
+        }),
         Stage::Policy | Stage::Rules | Stage::Diagram | Stage::Clif | Stage::Bpf => {
-            checked(path, output).and_then(|checked| later_stage(stage, &checked, output))
+            checked("dump", input, output).and_then(|checked| later_stage(stage, &checked, output))
         }
     };
     match text {
@@ -59,8 +60,12 @@ struct Dumped {
     text: String,
 }
 
-fn each_file(path: &Path, text: impl Fn(FileId, &Source) -> String) -> Result<String, Outcome> {
-    let package = package::load(path).map_err(|error| misuse(&error))?;
+fn each_file(
+    input: Input<'_>,
+    output: Output,
+    text: impl Fn(FileId, &Source) -> String,
+) -> Result<String, Outcome> {
+    let package = input.load().map_err(|error| misuse(&error, output))?;
     let files = package
         .sources
         .iter()
@@ -70,6 +75,10 @@ fn each_file(path: &Path, text: impl Fn(FileId, &Source) -> String) -> Result<St
 
 fn later_stage(stage: Stage, checked: &Checking, output: Output) -> Result<String, Outcome> {
     let trees = || {
+        let beyond = target::unenforceable(&checked.policy);
+        if !beyond.is_empty() {
+            return Err(too_large(checked, &CompileError::Target(beyond), output));
+        }
         trees::compile(&checked.policy).map_err(|error| too_large(checked, &error.into(), output))
     };
     let programs = |compiled: Compiled| -> String {
@@ -83,7 +92,11 @@ fn later_stage(stage: Stage, checked: &Checking, output: Output) -> Result<Strin
         Stage::Tokens | Stage::Ast | Stage::Policy => {
             policy_text::dump(&checked.policy, &checked.sources)
         }
-        Stage::Rules => trees()?.rules.text(),
+        Stage::Rules => {
+            LimitError::of_requests(&checked.policy)
+                .map_err(|error| too_large(checked, &error.into(), output))?;
+            normalize(&checked.policy, rule_labels(&checked.policy)).text()
+        }
         Stage::Diagram => {
             let trees = trees()?;
             let ways = [("outbound", &trees.outbound), ("inbound", &trees.inbound)];

@@ -1,6 +1,6 @@
 //! `segc explain`: the decision on one flow, and what nearly made it another.
 
-use super::{Outcome, Output, checked, misuse};
+use super::{Input, Outcome, Output, checked, misuse};
 use crate::describe::{flow_text, verdict_word};
 use crate::endpoint;
 use crate::package::LoadError;
@@ -9,17 +9,16 @@ use seg_compiler::pipeline;
 use seg_lang::eval::{self, Flow, Verdict};
 use seg_lang::policy::{RuleId, text as policy_text};
 use serde::Serialize;
-use std::path::Path;
 
 /// `segc explain`.
 pub fn explain(
     source: &str,
     destination: &str,
     service: &str,
-    path: &Path,
+    input: Input<'_>,
     output: Output,
 ) -> Outcome {
-    let checked = match checked(path, output) {
+    let checked = match checked("explain", input, output) {
         Ok(checked) => checked,
         Err(outcome) => return outcome,
     };
@@ -28,15 +27,14 @@ pub fn explain(
         endpoint::term(policy, destination).and_then(|to| endpoint::pair(&from, &to))
     });
     let parsed = ends.and_then(|ends| {
-        let v6 = ends.0.address.is_ipv6();
-        let service = endpoint::service(&checked.sources, service, v6)?;
+        let service = endpoint::service(&checked.sources, &checked.config, service, &ends.1)?;
         Ok((ends, service))
     });
-    let (ends, service) = match parsed {
+    let (ends, (protocol, port, source_port, http)) = match parsed {
         Ok(parsed) => parsed,
-        Err(message) => return misuse(&LoadError(message)),
+        Err(message) => return misuse(&LoadError(message), output),
     };
-    let flow = Flow { source: ends.0, destination: ends.1, protocol: service.0, port: service.1 };
+    let flow = Flow { source: ends.0, destination: ends.1, protocol, port, source_port, http };
     let explanation = eval::explain(policy, &flow);
     let rules = pipeline::rules(policy, &checked.sources);
     let rule = |id: RuleId| rules.get(id.0 as usize).cloned();
@@ -50,12 +48,18 @@ pub fn explain(
             .near_misses
             .iter()
             .map(|miss| NearMiss { rule: rule(miss.rule), reason: miss.reason.clone() });
+        let staged = explanation.staged.iter().map(|(_, verdict, id)| StagedSays {
+            verdict: verdict_word(*verdict),
+            rule: rule(*id),
+        });
         report::print(Explained {
             flow: flow_text(policy, &flow),
             verdict: verdict_word(explanation.decision.verdict),
             tier: explanation.decision.tier.map(policy_text::tier),
             rule: explanation.decision.rule.and_then(rule),
             tiers: tiers.collect(),
+            staged: staged.collect(),
+            with_staged: verdict_word(explanation.with_staged.verdict),
             near_misses: near.collect(),
         });
         return Outcome::Clean;
@@ -83,6 +87,11 @@ pub fn explain(
     if explanation.decision.tier.is_none() {
         rows.push(row("default", "deny", None, String::new()));
     }
+    let changes = explanation.with_staged.verdict != explanation.decision.verdict;
+    for (_, verdict, id) in &explanation.staged {
+        let note = if changes { "would change the verdict" } else { "" };
+        rows.push(row("staged", verdict_word(*verdict), Some(*id), note.to_owned()));
+    }
     // Nobody asks why a flow that passes was not denied by each rule that denies others.
     let denied = explanation.decision.verdict == Verdict::Deny;
     for miss in explanation.near_misses.iter().filter(|_| denied) {
@@ -90,7 +99,7 @@ pub fn explain(
     }
     say!(
         "{source} -> {destination} on {}   {}",
-        policy_text::service(flow.protocol, flow.port),
+        policy_text::service(&flow, policy_text::policy_asked(policy)),
         verdict_word(explanation.decision.verdict).to_uppercase()
     );
     let mut widths = [0; 6];
@@ -114,7 +123,15 @@ struct Explained {
     tier: Option<&'static str>,
     rule: Option<seg_artifact::manifest::Rule>,
     tiers: Vec<TierSays>,
+    staged: Vec<StagedSays>,
+    with_staged: &'static str,
     near_misses: Vec<NearMiss>,
+}
+
+#[derive(Serialize)]
+struct StagedSays {
+    verdict: &'static str,
+    rule: Option<seg_artifact::manifest::Rule>,
 }
 
 #[derive(Serialize)]
