@@ -37,6 +37,11 @@ impl Files {
         self.by_source.get(source).map(|file| file.path.as_path())
     }
 
+    /// Whether some source was read from this path.
+    pub fn holds(&self, path: Option<&Path>) -> bool {
+        self.by_source.values().any(|file| Some(file.path.as_path()) == path)
+    }
+
     /// Whether the source belongs to the package, or is the file that was named, and may be edited.
     pub fn is_own(&self, source: &str) -> bool {
         self.by_source.get(source).is_some_and(|file| file.is_own)

@@ -53,10 +53,18 @@ pub fn load(path: &Path) -> Result<Package, LoadError> {
     if kind.is_dir() {
         return load_directory(path);
     }
-    match root_of(path) {
-        Some(root) => load_directory(&root),
-        None => load_file(path),
+    let Some(root) = root_of(path) else { return load_file(path) };
+    let package = load_directory(&root)?;
+    let file = path.canonicalize().ok();
+    let named = path.file_name().is_some_and(|name| name == MANIFEST);
+    if named || package.files.holds(file.as_deref()) {
+        return Ok(package);
     }
+    Err(LoadError(format!(
+        "{}: the package {} does not hold this file: names that begin with `.` are passed over",
+        path.display(),
+        root.display()
+    )))
 }
 
 /// The directory of the package a file belongs to.
@@ -111,7 +119,7 @@ impl Build {
         prefix: String,
     ) -> Result<packages::Package, LoadError> {
         let mut found = BTreeSet::new();
-        collect(root, "", 0, &mut found)?;
+        collect(root, "", 0, &manifest.depends(root), &mut found)?;
         if prefix.is_empty() {
             self.own.clone_from(&found);
         }
@@ -187,7 +195,7 @@ pub fn own_files(path: &Path) -> Result<BTreeMap<PathBuf, String>, LoadError> {
     // Told as for every other command if it is no package.
     load_directory(path)?;
     let mut files = BTreeSet::new();
-    collect(path, "", 0, &mut files)?;
+    collect(path, "", 0, &Manifest::read(path)?.depends(path), &mut files)?;
     let here = path == Path::new(".");
     let place = |name: String| if here { PathBuf::from(name) } else { path.join(name) };
     let read = |name: String| {
@@ -271,6 +279,7 @@ fn collect(
     folder: &Path,
     prefix: &str,
     depth: usize,
+    depends: &BTreeSet<PathBuf>,
     files: &mut BTreeSet<String>,
 ) -> Result<(), LoadError> {
     let context = |error: io::Error| LoadError(format!("{}: {error}", folder.display()));
@@ -284,16 +293,27 @@ fn collect(
         let entry = entry.map_err(context)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
-        if name.starts_with('.') || name == "target" {
+        if name.starts_with('.') {
             continue;
         }
+        let ending = path.extension().unwrap_or_default();
         if path.is_dir() {
-            // A package inside a package is its own.
-            if !path.join(MANIFEST).is_file() {
-                collect(&path, &format!("{prefix}{name}/"), depth + 1, files)?;
+            // A package inside a package is its own, and must not leave the build unseen.
+            if !path.join(MANIFEST).exists() {
+                collect(&path, &format!("{prefix}{name}/"), depth + 1, depends, files)?;
+            } else if !path.canonicalize().is_ok_and(|path| depends.contains(&path)) {
+                return Err(LoadError(format!(
+                    "{}: a package inside a package; name it in `[dependencies]`, or remove its `{MANIFEST}`",
+                    path.display()
+                )));
             }
-        } else if path.extension().is_some_and(|e| e == "seg") {
+        } else if ending == "seg" {
             files.insert(format!("{prefix}{name}"));
+        } else if ending.eq_ignore_ascii_case("seg") {
+            return Err(LoadError(format!(
+                "{}: the name of a source ends in `.seg`",
+                path.display()
+            )));
         }
     }
     Ok(())
@@ -307,6 +327,11 @@ fn read(path: &Path) -> Result<String, LoadError> {
 
 /// Reads a file up to one byte more than the most that is taken, so that devices and logs end and are refused for their size.
 pub(crate) fn read_bytes(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    // Opening a pipe waits for whoever writes to it.
+    let kind = path.metadata()?.file_type();
+    if std::os::unix::fs::FileTypeExt::is_fifo(&kind) {
+        return Err(io::Error::other("a pipe, and no file"));
+    }
     bounded(std::fs::File::open(path)?, most)
 }
 

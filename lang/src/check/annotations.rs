@@ -9,6 +9,7 @@ use crate::policy::text;
 use crate::resolve::{nearest, suggest};
 use crate::source::{FileId, Span};
 use jiff::civil::Date;
+use std::collections::BTreeSet;
 
 /// The annotations there are.
 pub(crate) const ANNOTATIONS: &[&str] =
@@ -76,6 +77,7 @@ impl Checker<'_, '_> {
 
     fn read(&mut self, annotations: &[Annotation], on: On, covers: Span) -> Annotations {
         let mut found = Annotations::default();
+        let mut twice = BTreeSet::new();
         for annotation in annotations {
             let name = annotation.name.value.as_str();
             let (field, date) = match name {
@@ -114,7 +116,9 @@ impl Checker<'_, '_> {
                 _ => None,
             };
             let message = match value {
+                Some(_) if field.is_some() && !twice.insert(name) => continue,
                 Some(_) if field.is_some() => format!("`@{name}` is given twice"),
+                Some(value) if value.trim().is_empty() => format!("`@{name}` says nothing"),
                 Some(value) => {
                     *field = Some(value.clone());
                     continue;

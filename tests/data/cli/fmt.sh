@@ -1,6 +1,7 @@
 # A package, written once; the second time there is nothing to do.
-mkdir -p shop/apps/inner && printf 'name = "shop"\nedition = "2026"\n' | tee shop/seg.toml > shop/apps/inner/seg.toml
-printf 'label   app\n' | tee shop/labels.seg > shop/apps/inner/other.seg
+mkdir -p shop/apps/inner && printf 'name = "inner"\nedition = "2026"\n' > shop/apps/inner/seg.toml
+printf 'name = "shop"\nedition = "2026"\n[dependencies]\nwithin = { path = "apps/inner" }\n' > shop/seg.toml
+printf 'label   app\n' > shop/labels.seg && printf 'label   other\n' > shop/apps/inner/other.seg
 printf 'policy   p {\r\n  isolate app:a   # why\r\n}' > shop/apps/p.seg
 printf 'label role\n' > shop/apps/sound.seg
 chmod 640 shop/apps/p.seg

@@ -58,3 +58,23 @@ printf 'name = "shop"\nedition = "2026"\n[tiers]\nguard = ["a[b"]\n' > shop/seg.
 2 segc check shop
 printf 'name = "base"\nedition = "2026"\n[dependencies]\nshop = { path = "../org" }\n' > base/seg.toml
 2 segc check org
+
+# Nothing leaves a package unseen.
+mkdir -p whole/org whole/target whole/.hidden
+printf 'name = "whole"\nedition = "2026"\n' > whole/seg.toml
+printf 'guard telnet { deny any -> any on tcp/23 }\n' > whole/org/guard.seg
+printf 'policy open { allow any -> any }\n' > whole/target/open.seg
+printf 'not a source' > whole/.hidden/notes.seg
+0 segc check whole
+2 segc check whole/.hidden/notes.seg
+printf '' > whole/org/seg.toml
+2 segc check whole
+rm whole/org/seg.toml && mv whole/org/guard.seg whole/org/guard.SEG
+2 segc check whole
+rm whole/org/guard.SEG && mkfifo whole/org/pipe.seg
+2 segc check whole
+rm whole/org/pipe.seg
+printf '@owner("") @owner("a") @owner("b") @owner("c")\npolicy blank { allow any -> any }\n' > whole/blank.seg
+1 segc check whole
+printf 'test "x\\n::error::y" { expect deny any -> any on tcp/1 }\n' > title.seg
+0 segc test title.seg

@@ -111,7 +111,7 @@ pub fn test(input: Input<'_>, format: Format) -> Outcome {
                 let failed = test.claims.iter().filter(|claim| claim.found.is_some()).count();
                 let word = if failed == 0 { "ok" } else { "FAILED" };
                 let n_claims = count(test.claims.len(), "claim");
-                say!("{} \"{}\": {n_claims} {word}", test.what, test.title);
+                say!("{} \"{}\": {n_claims} {word}", test.what, text::one_line(&test.title));
             }
             report.print(format);
             let asked = match beyond.len() {
@@ -166,7 +166,7 @@ pub(super) fn assertions(checked: &Checking) -> Result<Vec<Diagnostic>, LimitErr
 fn finding(checked: &Checking, test: &Test, claim: &Claim, outcome: &Proof) -> Option<Diagnostic> {
     let (policy, sources) = (&checked.policy, &checked.sources);
     let code = if test.foreign { codes::ASSERT_FAILED } else { codes::CLAIM_FAILED };
-    let here = format!("in {} \"{}\"", what_word(test.what), test.title);
+    let here = format!("in {} \"{}\"", what_word(test.what), text::one_line(&test.title));
     let report = match outcome {
         Proof::Holds => return None,
         Proof::Vacuous => {

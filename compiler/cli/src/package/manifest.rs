@@ -8,8 +8,8 @@ use seg_lang::codes;
 use seg_lang::diagnostic::{Code, Severity};
 use seg_lang::packages::Level;
 use serde::{Deserialize, Deserializer, de};
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// Name of the file that makes a directory a package.
 pub const MANIFEST: &str = "seg.toml";
@@ -141,6 +141,12 @@ impl Manifest {
             )));
         }
         Ok(manifest)
+    }
+
+    /// The directories of the packages it depends on.
+    pub(super) fn depends(&self, root: &Path) -> BTreeSet<PathBuf> {
+        let at = self.dependencies.values().map(|dependency| root.join(&dependency.path));
+        at.filter_map(|path| path.canonicalize().ok()).collect()
     }
 
     /// What it says in terms of the language.
