@@ -155,11 +155,20 @@ impl<'a, 'd> Checker<'a, 'd> {
         diagnostics: &'d mut Vec<Diagnostic>,
     ) -> Self {
         let items = package.iter().flat_map(|(_, tree)| &tree.items);
-        let ports = items.flat_map(|item| match &item.kind {
-            Kind::Workload { ports, .. } => ports.as_slice(),
-            _ => &[],
+        let ports = items.filter_map(|item| match &item.kind {
+            Kind::Workload { ports, .. } => Some(ports),
+            Kind::Import { .. }
+            | Kind::Label { .. }
+            | Kind::Define { .. }
+            | Kind::Block { .. }
+            | Kind::Template { .. }
+            | Kind::Use { .. }
+            | Kind::Claims { .. }
+            | Kind::Rule(_)
+            | Kind::Isolate { .. }
+            | Kind::Error => None,
         });
-        let ports = ports.map(|(name, _)| name.value.clone()).collect();
+        let ports = ports.flatten().map(|(name, _)| name.value.clone()).collect();
         let policy = Policy { labels: names.labels.clone(), ports, ..Policy::default() };
         Self {
             sources,

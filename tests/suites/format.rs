@@ -61,9 +61,6 @@ fn texts() -> Result<Vec<String>, Failed> {
         assert!(!blocks.is_empty(), "{page} has no source");
         texts.extend(blocks);
     }
-    // The design stands beside the project where it is at hand.
-    let design = std::fs::read_to_string(root.join("../shared/design/language.md"));
-    texts.extend(design.map(|page| blocks(&page)).unwrap_or_default());
     Ok(texts)
 }
 

@@ -1,7 +1,7 @@
 //! Properties of the meaning, over generated policies (spec.md, "What follows").
 
 use libtest_mimic::{Failed, Trial};
-use seg_lang::analyze::analyze;
+use seg_lang::analyze::{Config, analyze_as};
 use seg_lang::ast::Tier;
 use seg_lang::eval::{Decision, Endpoint, Flow, Verdict, block_verdict, decide, rule_matches};
 use seg_lang::policy::{BlockId, LabelId, Policy, RuleKind};
@@ -24,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         property("two_isolating_blocks_must_both_allow", consent),
         property("a_lower_tier_changes_no_decision_of_a_higher_one", monotone),
         property("a_tier_is_the_join_of_its_blocks", join),
+        Trial::test("what_expires_only_narrows", expiry),
     ]
 }
 
@@ -106,6 +107,38 @@ fn join(draft: &Draft, _: &mut Random) -> (Draft, Holds) {
     (draft.clone(), holds)
 }
 
+/// Dates on some allows and on some exemptions of denies: the later the day, the less is allowed.
+fn expiry() -> Result<(), Failed> {
+    let mut n_narrowed = 0;
+    for seed in 0..N_POLICIES {
+        let mut random = Random::new(seed);
+        let mut draft = Draft::random(&mut random);
+        for rule in draft.blocks.iter_mut().flat_map(|block| &mut block.rules) {
+            let date = format!("@expires(202{}-06-30) ", random.below(4));
+            *rule = match rule.split_once("unless { ") {
+                Some((deny, exempt)) if rule.starts_with("deny") => {
+                    format!("{deny}unless {{ {date}{exempt}")
+                }
+                Some(_) | None if rule.starts_with("allow") => format!("{date}{rule}"),
+                Some(_) | None => continue,
+            };
+        }
+        let days = ["2020-01-01", "2021-01-01", "2022-01-01", "2023-01-01", "2024-01-01"];
+        let policies = days.map(|day| draft.policy_of(Some(day)));
+        let policies = policies.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for _ in 0..N_FLOWS {
+            let flow = flow(&mut random);
+            let verdicts: Vec<_> = policies.iter().map(|p| outcome(p, &flow)).collect();
+            // `Allow` sorts before `Deny`.
+            if !verdicts.is_sorted() {
+                return Err(format!("seed {seed}: {flow:?} {verdicts:?}\n{}", draft.text()).into());
+            }
+            n_narrowed += usize::from(verdicts.first() != verdicts.last());
+        }
+    }
+    if n_narrowed < 500 { Err(format!("only {n_narrowed} flows narrowed").into()) } else { Ok(()) }
+}
+
 fn outcome(policy: &Policy, flow: &Flow) -> Verdict {
     let Decision { verdict, .. } = decide(policy, flow);
     verdict
@@ -155,9 +188,14 @@ impl Draft {
     }
 
     fn policy(&self) -> Result<Policy, Failed> {
+        self.policy_of(None)
+    }
+
+    fn policy_of(&self, as_of: Option<&str>) -> Result<Policy, Failed> {
         let mut sources = Sources::default();
         sources.add("generated.seg", self.text());
-        let analysis = analyze(sources);
+        let config = Config { as_of: as_of.map(str::to_owned), ..Config::default() };
+        let analysis = analyze_as(sources, &config);
         let wrong = format!("{:#?}\n{}", analysis.diagnostics, self.text());
         analysis.policy.ok_or(Failed::from(wrong))
     }

@@ -1,4 +1,4 @@
-//! What a document consists of: symbols, folding, lenses, colours, layout.
+//! What a document consists of: symbols, folding, lenses, colours.
 
 use super::names::kind_word;
 use super::place::Root;
