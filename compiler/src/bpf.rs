@@ -204,7 +204,14 @@ pub enum Insn {
         /// File descriptor.
         fd: i32,
     },
-    /// Second slot after [`Insn::Wide`] and [`Insn::MapFd`].
+    /// First slot of the address of a map's first value, with the map's file descriptor: 0 until loaded.
+    MapValue {
+        /// Result.
+        dst: Reg,
+        /// File descriptor.
+        fd: i32,
+    },
+    /// Second slot after [`Insn::Wide`], [`Insn::MapFd`] and [`Insn::MapValue`].
     High(u32),
     /// `dst = *(size *)(base + offset)`, zero-extended.
     Load {
@@ -284,7 +291,7 @@ pub struct Program {
     pub name: String,
     /// The slots.
     pub insns: Vec<Insn>,
-    /// Which [`Insn::MapFd`] stands for which map, by ascending index.
+    /// Which [`Insn::MapFd`] or [`Insn::MapValue`] stands for which map, by ascending index.
     pub relocations: Vec<(usize, Map)>,
     /// From which index on which source location holds (see [`crate::ir::Stage`]), by ascending index.
     pub lines: Vec<(usize, u32)>,
@@ -326,8 +333,7 @@ impl Program {
         if n == 0 {
             return Err(ProgramError::Empty);
         }
-        let starts_pair =
-            |i: usize| matches!(self.insns.get(i), Some(Insn::Wide { .. } | Insn::MapFd { .. }));
+        let starts_pair = |i: usize| self.insns.get(i).is_some_and(|insn| insn.starts_pair());
         for (i, insn) in self.insns.iter().enumerate() {
             let follows_start = i > 0 && starts_pair(i - 1);
             if matches!(insn, Insn::High(_)) != follows_start {
@@ -356,7 +362,8 @@ impl Program {
         if let Some(i) = reached.iter().position(|reached| !reached) {
             return Err(ProgramError::Unreachable(i));
         }
-        let maps = (0..n).filter(|&i| matches!(self.insns[i], Insn::MapFd { .. }));
+        let of_map = |insn| matches!(insn, Insn::MapFd { .. } | Insn::MapValue { .. });
+        let maps = (0..n).filter(|&i| of_map(self.insns[i]));
         let mut relocations = self.relocations.iter().map(|&(i, _)| i);
         for i in maps {
             let found = relocations.next();
@@ -386,6 +393,7 @@ impl Program {
             | Insn::Swap { .. }
             | Insn::Wide { .. }
             | Insn::MapFd { .. }
+            | Insn::MapValue { .. }
             | Insn::High(_)
             | Insn::Load { .. }
             | Insn::Store { .. }
@@ -425,7 +433,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Insn>, DecodeError> {
     for (index, chunk) in bytes.chunks(SLOT_BYTES).enumerate() {
         let mut slot = [0; SLOT_BYTES];
         slot[..chunk.len()].copy_from_slice(chunk);
-        let second = matches!(insns.last(), Some(Insn::Wide { .. } | Insn::MapFd { .. }));
+        let second = insns.last().is_some_and(|insn| insn.starts_pair());
         let insn = if second { decode_high(slot) } else { Insn::decode(slot) };
         match insn {
             Some(insn) if chunk.len() == SLOT_BYTES => insns.push(insn),
@@ -456,8 +464,13 @@ const CALL: u8 = 0x80;
 const EXIT: u8 = 0x90;
 const SRC_REG: u8 = 0x08;
 const PSEUDO_MAP_FD: u8 = 1;
+const PSEUDO_MAP_VALUE: u8 = 2;
 
 impl Insn {
+    fn starts_pair(self) -> bool {
+        matches!(self, Self::Wide { .. } | Self::MapFd { .. } | Self::MapValue { .. })
+    }
+
     /// The eight bytes, in the byte order of this machine.
     pub fn encode(self) -> [u8; SLOT_BYTES] {
         let source = |src: Src| match src {
@@ -479,6 +492,7 @@ impl Insn {
             }
             Self::Wide { dst, low } => slot(LD_IMM64, dst.0, 0, 0, low.cast_signed()),
             Self::MapFd { dst, fd } => slot(LD_IMM64, dst.0, PSEUDO_MAP_FD, 0, fd),
+            Self::MapValue { dst, fd } => slot(LD_IMM64, dst.0, PSEUDO_MAP_VALUE, 0, fd),
             Self::High(high) => slot(0, 0, 0, 0, high.cast_signed()),
             Self::Load { size, dst, base, offset } => {
                 slot(LDX_MEM | size.code(), dst.0, base.0, offset, 0)
@@ -518,6 +532,9 @@ impl Insn {
         let width = if matches!(opcode & 7, ALU64 | JMP) { Width::W64 } else { Width::W32 };
         let insn = match (opcode & 7, opcode & 0xf0) {
             _ if opcode == LD_IMM64 && src_field == PSEUDO_MAP_FD => Self::MapFd { dst, fd: imm },
+            _ if opcode == LD_IMM64 && src_field == PSEUDO_MAP_VALUE => {
+                Self::MapValue { dst, fd: imm }
+            }
             _ if opcode == LD_IMM64 => Self::Wide { dst, low: imm.cast_unsigned() },
             (1, _) => Self::Load { size, dst, base: src, offset },
             (2, _) => Self::Store { size, base: dst, offset, src: Src::Imm(imm) },
@@ -649,6 +666,7 @@ impl fmt::Display for Insn {
             }
             Self::Wide { dst, low } => write!(f, "{dst} = {low:#x} ll"),
             Self::MapFd { dst, fd } => write!(f, "{dst} = map[fd:{fd}]"),
+            Self::MapValue { dst, fd } => write!(f, "{dst} = map[fd:{fd}][0]"),
             Self::High(high) => write!(f, "{high:#x} << 32"),
             Self::Load { size, dst, base, offset } => {
                 write!(f, "{dst} = *({size} *){}", At(base, offset))
@@ -685,7 +703,9 @@ impl fmt::Display for Program {
         let mut lines = self.lines.iter().peekable();
         for (i, insn) in self.insns.iter().enumerate() {
             let text = match (insn, self.map(i)) {
-                (Insn::MapFd { dst, .. }, Some(map)) => format!("{dst} = {map:?}"),
+                (Insn::MapFd { dst, .. } | Insn::MapValue { dst, .. }, Some(map)) => {
+                    format!("{dst} = {map:?}")
+                }
                 _ => insn.to_string(),
             };
             match lines.next_if(|line| line.0 == i) {

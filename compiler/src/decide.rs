@@ -12,6 +12,7 @@ use seg_lang::ast::Direction;
 use seg_lang::eval::{self, Decision, Verdict};
 use seg_lang::policy::LabelId;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// One end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +23,59 @@ pub enum End {
     Peer,
 }
 
+/// What is decided together: parts of a policy whose greatest answers are the policy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Index into [`Rules::rules`].
+    Rule(usize),
+    /// Index into [`Rules::blocks`]: one with `isolate`, which yields to what the block allows and to nothing else.
+    Block(usize),
+}
+
+/// The units of all that is enforced.
+pub fn units(rules: &Rules) -> Vec<Unit> {
+    let isolates = rules.rules.iter().filter(|rule| rule.action == Action::Isolate);
+    let whole: BTreeSet<usize> = isolates.map(|rule| rule.block).collect();
+    let enforced = |block: usize| !rules.blocks[block].staged;
+    let alone =
+        (0..).zip(&rules.rules).filter(|(_, r)| enforced(r.block) && !whole.contains(&r.block));
+    let alone = alone.map(|(rule, _)| Unit::Rule(rule));
+    alone.chain(whole.iter().copied().filter(|&b| enforced(b)).map(Unit::Block)).collect()
+}
+
 /// Decides every flow.
 ///
 /// # Errors
 /// [`LimitError::Nodes`].
 pub fn decide(m: &mut Manager, rules: &Rules, way: Direction) -> Result<Ref, LimitError> {
-    let enforced = (0..rules.blocks.len()).filter(|&block| !rules.blocks[block].staged);
-    let blocks = enforced.map(|block| decide_block(m, rules, block, way));
-    let blocks = blocks.collect::<Result<_, _>>()?;
-    m.join(blocks)
+    decide_units(m, rules, &units(rules), way)
+}
+
+/// Decides every flow as if these were all the policy has.
+///
+/// # Errors
+/// [`LimitError::Nodes`].
+pub fn decide_units(
+    m: &mut Manager,
+    rules: &Rules,
+    units: &[Unit],
+    way: Direction,
+) -> Result<Ref, LimitError> {
+    let each = units.iter().map(|unit| match *unit {
+        Unit::Rule(index) => {
+            let rule = &rules.rules[index];
+            let verdict = match rule.action {
+                Action::Allow => TierVerdict::Allow,
+                Action::Deny => TierVerdict::Deny,
+                Action::Isolate => unreachable!("a block with `isolate` is one unit"),
+            };
+            let tier = Reverse(rules.blocks[rule.block].tier);
+            decide_rule(m, &rules.labels, rule, way, Leaf::Tier(tier, verdict, Reverse(rule.id)))
+        }
+        Unit::Block(block) => decide_block(m, rules, block, way),
+    });
+    let each = each.collect::<Result<_, _>>()?;
+    m.join(each)
 }
 
 /// Decides every flow as if the block stood alone.
@@ -44,7 +89,14 @@ pub fn decide_block(
     way: Direction,
 ) -> Result<Ref, LimitError> {
     let of_block = rules.rules.iter().filter(|rule| rule.block == block);
-    let said = of_block.map(|rule| decide_rule(m, &rules.labels, rule, way));
+    let said = of_block.map(|rule| {
+        let verdict = match rule.action {
+            Action::Isolate => BlockVerdict::Isolate,
+            Action::Allow => BlockVerdict::Allow,
+            Action::Deny => BlockVerdict::Deny,
+        };
+        decide_rule(m, &rules.labels, rule, way, Leaf::Block(verdict, Reverse(rule.id)))
+    });
     let said = said.collect::<Result<_, _>>()?;
     let said = m.join(said)?;
     let tier = Reverse(rules.blocks[block].tier);
@@ -61,6 +113,7 @@ fn decide_rule(
     labels: &Labels,
     rule: &Rule,
     way: Direction,
+    leaf: Leaf,
 ) -> Result<Ref, LimitError> {
     let mut matched = flows(m, &rule.flows, way)?;
     for &label in &rule.when {
@@ -79,12 +132,7 @@ fn decide_rule(
         };
         matched = m.apply(Op::Without, matched, exempt)?;
     }
-    let verdict = match rule.action {
-        Action::Isolate => BlockVerdict::Isolate,
-        Action::Allow => BlockVerdict::Allow,
-        Action::Deny => BlockVerdict::Deny,
-    };
-    let leaf = m.leaf(Leaf::Block(verdict, Reverse(rule.id)))?;
+    let leaf = m.leaf(leaf)?;
     m.apply(Op::Within, matched, leaf)
 }
 
@@ -210,7 +258,11 @@ pub fn same(m: &mut Manager, labels: &Labels, label: LabelId) -> Result<Ref, Lim
 }
 
 /// The set of flows that carry one of the services to `destination`.
-fn services(m: &mut Manager, set: &Services, destination: End) -> Result<Ref, LimitError> {
+pub(crate) fn services(
+    m: &mut Manager,
+    set: &Services,
+    destination: End,
+) -> Result<Ref, LimitError> {
     let known = carried(m, set, Some(destination))?;
     if !set.0.iter().any(|(_, _, ports)| matches!(ports, Ports::Named { .. })) {
         return Ok(known);

@@ -6,17 +6,18 @@
 //! manager decide the same if and only if they are the same reference.
 
 use crate::atoms::{Atoms, NameId};
-use crate::limits::LimitError;
+use crate::limits::{LimitError, WORK_PER_NODE};
 use crate::ranges::Ranges;
 use crate::rules::{self, Labels, PortId};
 use seg_lang::ast::Tier;
 use seg_lang::policy::{LabelId, RuleId, text};
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-/// What a node asks, in the order along every path: first what is known when an endpoint is bound.
+/// What a node asks, in the order along every path unless an [`Order`] says otherwise: first what is known when an endpoint is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
     /// 1 if this end is in the inventory.
@@ -130,25 +131,78 @@ pub enum Op {
     Without,
 }
 
+/// What comes after questions about who the ends are, in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order(pub [Subject; 3]);
+
+/// Fields that an [`Order`] keeps together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The peer's address.
+    Peer,
+    /// This end's address.
+    Local,
+    /// Protocol and ports.
+    Packet,
+}
+
 /// Owner of nodes.
 #[derive(Debug)]
 pub struct Manager {
     nodes: Vec<Node>,
-    index: HashMap<Node, Ref>,
-    memo: HashMap<(Op, Ref, Ref), Ref>,
+    /// What is known of each node.
+    facts: Vec<Facts>,
+    index: Map<Node, Ref>,
+    memo: Map<(Op, Ref, Ref), Ref>,
+    joined: Map<Box<[Ref]>, Ref>,
     label_max: Vec<u128>,
     atoms: Atoms,
-    nodes_max: usize,
+    order: Order,
+    budget: Budget,
+    /// Unit: diagrams that met at an edge.
+    work: usize,
 }
+
+/// What a [`Manager`] may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Nodes ever made.
+    pub nodes: usize,
+    /// Diagrams that meet at edges while others are put together: time, as nodes are room.
+    pub work: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    /// Where its field is in the order; behind all fields for a leaf.
+    place: u64,
+    /// The greatest leaf below.
+    greatest: Leaf,
+}
+
+/// A hash table of the compiler's own small keys.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
+
+/// A hash of a few words. Nothing depends on the order it gives.
+#[derive(Debug, Default)]
+pub(crate) struct Mix(u64);
 
 impl Manager {
     /// A manager over these dimensions that makes at most `nodes_max` nodes.
     pub fn new(labels: &Labels, nodes_max: usize) -> Self {
+        let work = nodes_max.saturating_mul(WORK_PER_NODE);
+        Self::ordered(labels, Budget { nodes: nodes_max, work }, Order::USUAL)
+    }
+
+    /// A manager with another order of fields.
+    pub fn ordered(labels: &Labels, budget: Budget, order: Order) -> Self {
         let label_max = labels.ids().map(|label| labels.max(label)).collect();
-        let nodes = vec![Node::Leaf(Leaf::No), Node::Leaf(Leaf::Yes)];
-        let index = HashMap::from([(nodes[0].clone(), Ref(0)), (nodes[1].clone(), Ref(1))]);
-        let (memo, atoms) = (HashMap::new(), labels.atoms().clone());
-        Self { nodes, index, memo, label_max, atoms, nodes_max }
+        let leaves = [Leaf::No, Leaf::Yes];
+        let facts = leaves.map(|greatest| Facts { place: u64::MAX, greatest }).into();
+        let nodes = Vec::from(leaves.map(Node::Leaf));
+        let index = nodes.iter().cloned().zip([Self::NO, Self::YES]).collect();
+        let (memo, joined, atoms) = (Map::default(), Map::default(), labels.atoms().clone());
+        Self { nodes, facts, index, memo, joined, label_max, atoms, order, budget, work: 0 }
     }
 
     /// The empty set.
@@ -169,6 +223,25 @@ impl Manager {
     /// How many nodes were ever made.
     pub fn n_nodes(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// What was spent, as [`Budget::work`].
+    pub fn work(&self) -> usize {
+        self.work
+    }
+
+    /// The order of fields.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Comparisons that tell the answers of a diagram apart: one less than there are edges, at each node.
+    pub fn n_comparisons(&self, root: Ref) -> usize {
+        let at_node = |at: Ref| match self.node(at) {
+            Node::Leaf(_) => 0,
+            Node::Ask(_, edges) => edges.len() - 1,
+        };
+        self.reach(root).into_iter().map(at_node).sum()
     }
 
     /// Largest answer to a field.
@@ -251,38 +324,123 @@ impl Manager {
         if let Some(&result) = self.memo.get(&key) {
             return Ok(result);
         }
-        let field = match (self.field(a), self.field(b)) {
-            (Some(a), Some(b)) => a.min(b),
-            (Some(field), None) | (None, Some(field)) => field,
-            (None, None) => unreachable!("two leaves are trivial"),
-        };
-        let (of_a, of_b) = (self.edges(a, field), self.edges(b, field));
-        let (mut i, mut j, mut edges) = (0, 0, Vec::with_capacity(of_a.len() + of_b.len()));
-        // Both end at the field's largest answer, so they run out together.
-        while let (Some(x), Some(y)) = (of_a.get(i), of_b.get(j)) {
-            let last = x.last.min(y.last);
-            edges.push(Edge { last, to: self.apply(op, x.to, y.to)? });
-            i += usize::from(x.last == last);
-            j += usize::from(y.last == last);
+        let (of_a, of_b) = (self.fact(a).place, self.fact(b).place);
+        let first = if of_a <= of_b { a } else { b };
+        let Node::Ask(field, edges) = self.node(first) else { unreachable!("leaves are trivial") };
+        let (field, edges) = (*field, Arc::clone(edges));
+        let mut joined = Vec::with_capacity(edges.len());
+        match of_a.cmp(&of_b) {
+            Ordering::Less => {
+                for edge in edges.iter() {
+                    joined.push(Edge { last: edge.last, to: self.apply(op, edge.to, b)? });
+                }
+            }
+            Ordering::Greater => {
+                for edge in edges.iter() {
+                    joined.push(Edge { last: edge.last, to: self.apply(op, a, edge.to)? });
+                }
+            }
+            Ordering::Equal => {
+                let Node::Ask(_, others) = self.node(b) else { unreachable!("both ask") };
+                let others = Arc::clone(others);
+                let (mut i, mut j) = (0, 0);
+                // Both end at the field's largest answer, so they run out together.
+                while let (Some(x), Some(y)) = (edges.get(i), others.get(j)) {
+                    let last = x.last.min(y.last);
+                    joined.push(Edge { last, to: self.apply(op, x.to, y.to)? });
+                    i += usize::from(x.last == last);
+                    j += usize::from(y.last == last);
+                }
+            }
         }
-        let result = self.ask(field, edges)?;
+        self.spend(2 * joined.len())?;
+        let result = self.ask(field, joined)?;
         self.memo.insert(key, result);
         Ok(result)
     }
 
-    /// Puts diagrams together pairwise, so that small ones meet first; nothing gives [`Self::NO`].
+    /// The greatest of many diagrams, all at once: only nodes of the result are made. Nothing gives [`Self::NO`].
     ///
     /// # Errors
     /// [`LimitError::Nodes`].
     pub fn join(&mut self, mut all: Vec<Ref>) -> Result<Ref, LimitError> {
-        while all.len() > 1 {
-            let pairs = all.chunks(2).map(|pair| match *pair {
-                [a, b] => self.apply(Op::Join, a, b),
-                _ => Ok(pair[0]),
-            });
-            all = pairs.collect::<Result<_, _>>()?;
+        self.keep_greatest(&mut all);
+        match all[..] {
+            [] => return Ok(Self::NO),
+            [only] => return Ok(only),
+            [a, b] => return self.apply(Op::Join, a, b),
+            _ => {}
         }
-        Ok(all.pop().unwrap_or(Self::NO))
+        if let Some(&result) = self.joined.get(&all[..]) {
+            return Ok(result);
+        }
+        let place = all.iter().map(|&at| self.fact(at).place).min().expect("three or more");
+        let (mut field, mut others) = (None, Vec::new());
+        // Where each diagram below begins, and where it ends.
+        let (mut begins, mut ends) = (Vec::new(), Vec::new());
+        for &at in &all {
+            match self.node(at) {
+                Node::Ask(asked, edges) if self.fact(at).place == place => {
+                    field = Some(*asked);
+                    let mut first = 0;
+                    for edge in edges.iter() {
+                        if edge.to != Self::NO {
+                            begins.push((first, edge.to));
+                            ends.push((edge.last, edge.to));
+                        }
+                        first = edge.last.wrapping_add(1);
+                    }
+                }
+                Node::Ask(..) | Node::Leaf(_) => others.push(at),
+            }
+        }
+        let field = field.expect("two leaves are never left");
+        let max = self.max(field);
+        begins.sort_unstable();
+        ends.sort_unstable();
+        let mut here: BTreeMap<Ref, u32> = BTreeMap::new();
+        let (mut i, mut j, mut joined) = (0, 0, Vec::new());
+        let mut first = 0;
+        loop {
+            while let Some(&(_, below)) = begins.get(i).filter(|(at, _)| *at == first) {
+                *here.entry(below).or_default() += 1;
+                i += 1;
+            }
+            let begin = begins.get(i).map(|&(next, _)| next - 1);
+            let end = ends.get(j).map(|&(last, _)| last);
+            let last = begin.into_iter().chain(end).chain([max]).min().expect("one at least");
+            self.spend(others.len() + here.len())?;
+            let below = others.iter().chain(here.keys()).copied().collect();
+            joined.push(Edge { last, to: self.join(below)? });
+            while let Some(&(_, below)) = ends.get(j).filter(|(at, _)| *at == last) {
+                let n = here.get_mut(&below).expect("what ends has begun");
+                *n -= 1;
+                if *n == 0 {
+                    here.remove(&below);
+                }
+                j += 1;
+            }
+            if last == max {
+                break;
+            }
+            first = last + 1;
+        }
+        let result = self.ask(field, joined)?;
+        self.joined.insert(all.into(), result);
+        Ok(result)
+    }
+
+    /// Sorts, and leaves out what a leaf among them is greater than everywhere.
+    fn keep_greatest(&self, all: &mut Vec<Ref>) {
+        all.sort_unstable();
+        all.dedup();
+        let leaves = all.iter().filter(|&&at| self.fact(at).place == u64::MAX);
+        let greatest = leaves.max_by_key(|&&at| self.fact(at).greatest).copied();
+        if let Some(leaf) = greatest {
+            let bound = self.fact(leaf).greatest;
+            all.retain(|&at| at == leaf || self.fact(at).greatest > bound);
+        }
+        all.retain(|&at| at != Self::NO);
     }
 
     /// The same questions with other leaves.
@@ -381,7 +539,7 @@ impl Manager {
             if edges.last().map(|edge| edge.last) != Some(self.max(*field)) {
                 return Err(format!("{at:?} does not cover {field:?}"));
             }
-            if edges.iter().any(|edge| self.field(edge.to).is_some_and(|below| below <= *field)) {
+            if edges.iter().any(|edge| self.fact(edge.to).place <= self.fact(at).place) {
                 return Err(format!("{at:?} leads to a node that does not come later"));
             }
         }
@@ -391,7 +549,7 @@ impl Manager {
     /// The diagram as text, a line for each node in order of first reach.
     pub fn text(&self, root: Ref, labels: &Labels) -> String {
         let order = self.reach(root);
-        let asks = order.iter().filter(|&&at| self.field(at).is_some());
+        let asks = order.iter().filter(|&&at| matches!(self.node(at), Node::Ask(..)));
         let names: BTreeMap<Ref, usize> = asks.copied().zip(0..).collect();
         let name = |at: Ref| match self.node(at) {
             Node::Leaf(leaf) => leaf_text(*leaf),
@@ -419,7 +577,8 @@ impl Manager {
         match (op, leaf(a), leaf(b)) {
             (Op::Join, Some(Leaf::No), _) => Some(b),
             (Op::Join, _, Some(Leaf::No)) => Some(a),
-            (Op::Join, Some(x), Some(y)) => Some(if x < y { b } else { a }),
+            (Op::Join, Some(x), _) if self.fact(b).greatest <= x => Some(a),
+            (Op::Join, _, Some(y)) if self.fact(a).greatest <= y => Some(b),
             (Op::Join, ..) => (a == b).then_some(a),
             (Op::Within, Some(Leaf::No), _) | (Op::Within, _, Some(Leaf::No)) => Some(Self::NO),
             (Op::Within, Some(_), _) => Some(b),
@@ -430,32 +589,68 @@ impl Manager {
         }
     }
 
-    fn field(&self, at: Ref) -> Option<Field> {
-        match self.node(at) {
-            Node::Leaf(_) => None,
-            Node::Ask(field, _) => Some(*field),
-        }
+    fn fact(&self, at: Ref) -> Facts {
+        self.facts[at.0 as usize]
     }
 
-    /// The edges of a node, or one edge to itself if it does not ask `field`.
-    fn edges(&self, at: Ref, field: Field) -> Arc<[Edge]> {
-        match self.node(at) {
-            Node::Ask(asked, edges) if *asked == field => Arc::clone(edges),
-            Node::Ask(..) | Node::Leaf(_) => Arc::new([Edge { last: self.max(field), to: at }]),
-        }
+    /// Where a field is in the order.
+    fn place(&self, field: Field) -> u64 {
+        let subject =
+            |subject| 8 + 16 * self.order.0.iter().position(|&s| s == subject).unwrap_or(0);
+        let (peer, local) = (subject(Subject::Peer), subject(Subject::Local));
+        let packet = subject(Subject::Packet);
+        let (group, number) = match field {
+            Field::LocalManaged => (0, 0),
+            Field::LocalSelf => (1, 0),
+            Field::LocalLabel(label) => (2, label.0),
+            Field::PeerManaged => (3, 0),
+            Field::PeerSelf => (4, 0),
+            Field::PeerLabel(label) => (5, label.0),
+            Field::Same(label) => (6, label.0),
+            Field::PeerAddress => (peer, 0),
+            Field::LocalAddress => (local, 0),
+            Field::PeerName(name) => (packet, name.0),
+            Field::LocalName(name) => (packet + 1, name.0),
+            Field::PeerCgroup => (packet + 2, 0),
+            Field::LocalCgroup => (packet + 3, 0),
+            Field::Protocol => (packet + 4, 0),
+            Field::PeerPort(port) => (packet + 5, port.0),
+            Field::LocalPort(port) => (packet + 6, port.0),
+            Field::Port => (packet + 7, 0),
+            Field::SourcePort => (packet + 8, 0),
+            Field::Request => (packet + 9, 0),
+        };
+        (group as u64) << 32 | u64::from(number)
     }
 
     fn intern(&mut self, node: Node) -> Result<Ref, LimitError> {
         if let Some(&known) = self.index.get(&node) {
             return Ok(known);
         }
-        if self.nodes.len() >= self.nodes_max {
-            return Err(LimitError::Nodes { limit: self.nodes_max, rules: self.costliest() });
+        if self.nodes.len() >= self.budget.nodes {
+            return Err(LimitError::Nodes { limit: self.budget.nodes, rules: self.costliest() });
         }
+        let facts = match &node {
+            Node::Leaf(leaf) => Facts { place: u64::MAX, greatest: *leaf },
+            Node::Ask(field, edges) => {
+                let greatest = edges.iter().map(|edge| self.fact(edge.to).greatest).max();
+                let greatest = greatest.expect("a node has edges");
+                Facts { place: self.place(*field), greatest }
+            }
+        };
+        self.facts.push(facts);
         let new = Ref(u32::try_from(self.nodes.len()).expect("nodes are bounded"));
         self.nodes.push(node.clone());
         self.index.insert(node, new);
         Ok(new)
+    }
+
+    fn spend(&mut self, work: usize) -> Result<(), LimitError> {
+        self.work += work;
+        match self.budget.work {
+            limit if self.work > limit => Err(LimitError::Work { limit, rules: self.costliest() }),
+            _ => Ok(()),
+        }
     }
 
     /// The rules whose leaves the most edges lead to, at most five.
@@ -474,6 +669,52 @@ impl Manager {
         let mut rules: Vec<_> = edges_to.into_iter().collect();
         rules.sort_by_key(|&(rule, n)| (Reverse(n), rule));
         rules.into_iter().map(|(rule, _)| rule).take(5).collect()
+    }
+}
+
+impl Order {
+    /// Addresses, then the packet.
+    pub const USUAL: Self = Self([Subject::Peer, Subject::Local, Subject::Packet]);
+
+    /// The order that asks the same of the other direction.
+    pub fn mirrored(self) -> Self {
+        Self(self.0.map(|subject| match subject {
+            Subject::Peer => Subject::Local,
+            Subject::Local => Subject::Peer,
+            Subject::Packet => Subject::Packet,
+        }))
+    }
+}
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The odd number nearest to 2^64 divided by the golden ratio.
+        self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u128(&mut self, n: u128) {
+        self.write_u64(n as u64);
+        self.write_u64((n >> 64) as u64);
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
     }
 }
 
@@ -505,7 +746,7 @@ fn leaf_text(leaf: Leaf) -> String {
     }
 }
 
-fn field_text(field: Field, labels: &Labels) -> String {
+pub(crate) fn field_text(field: Field, labels: &Labels) -> String {
     let name = |label: LabelId| &labels.label(label).name;
     match field {
         Field::LocalManaged => "local managed".to_owned(),
@@ -530,7 +771,7 @@ fn field_text(field: Field, labels: &Labels) -> String {
     }
 }
 
-fn range_text(field: Field, first: u128, last: u128, labels: &Labels) -> String {
+pub(crate) fn range_text(field: Field, first: u128, last: u128, labels: &Labels) -> String {
     let one = |n: u128| match field {
         Field::PeerAddress | Field::LocalAddress => rules::number_address(n).to_string(),
         Field::LocalLabel(label) | Field::PeerLabel(label) => {

@@ -2,7 +2,8 @@
 //!
 //! A program is one CLIF function `(i64) -> i32`: pointer to `__sk_buff`, to a `TC_ACT_*` code.
 //! A helper call is a direct call of [`helper_name`]; its arguments and result are `i64`.
-//! A map is a `symbol_value` of a `GlobalValueData::Symbol` named [`map_name`].
+//! A map is a `symbol_value` of a `GlobalValueData::Symbol` named [`map_name`]; of [`Map::Tables`] it is a pointer to bytes that
+//! only loads may use.
 
 use cranelift_codegen::ir::UserExternalName;
 
@@ -15,19 +16,36 @@ pub const MAPS: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Map {
-    /// [`seg_artifact::maps::ENDPOINTS`].
-    Endpoints = 0,
+    /// [`seg_artifact::maps::ADDRESSES4`].
+    Addresses4 = 0,
+    /// [`seg_artifact::maps::ADDRESSES6`].
+    Addresses6 = 1,
+    /// [`seg_artifact::maps::IDENTS`].
+    Idents = 2,
+    /// [`seg_artifact::maps::RECORDS`].
+    Records = 3,
     /// [`seg_artifact::maps::LOCAL`].
-    Local = 1,
+    Local = 4,
     /// [`seg_artifact::maps::CONNTRACK`].
-    Conntrack = 2,
+    Conntrack = 5,
     /// [`seg_artifact::maps::COUNTERS`].
-    Counters = 3,
+    Counters = 6,
+    /// The section [`seg_artifact::object::TABLES`] of the object. Its `symbol_value` points to its first byte.
+    Tables = 7,
 }
 
 impl Map {
     /// All maps by index.
-    pub const ALL: [Self; 4] = [Self::Endpoints, Self::Local, Self::Conntrack, Self::Counters];
+    pub const ALL: [Self; 8] = [
+        Self::Addresses4,
+        Self::Addresses6,
+        Self::Idents,
+        Self::Records,
+        Self::Local,
+        Self::Conntrack,
+        Self::Counters,
+        Self::Tables,
+    ];
 }
 
 /// The helpers programs call, by their number in `enum bpf_func_id`.
@@ -68,4 +86,17 @@ pub enum Stage {
     Track = 4,
     /// Counting.
     Count = 5,
+}
+
+impl Stage {
+    /// What line information says of its instructions.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Parse => "read the headers",
+            Self::Identify => "find out who the ends are",
+            Self::Decide => "decide",
+            Self::Track => "connection state",
+            Self::Count => "count",
+        }
+    }
 }

@@ -23,6 +23,22 @@ pub const REQUESTS_MAX: usize = 1 << 14;
 /// Unit: nodes. Source: some 300 bytes each, so a quarter of a gigabyte.
 pub const NODES_MAX: usize = 1_000_000;
 
+/// Diagrams that may meet at edges for each node of a budget.
+///
+/// Unit: diagrams. Source: chosen; 10 to 30 million meet in a second.
+pub const WORK_PER_NODE: usize = 100;
+
+/// What one try at the diagram of all rules, or of a part of them, may cost.
+///
+/// Unit: diagrams that meet. Source: chosen; a third of a second, and some 30 times what 10,000 rules need that are parted well.
+pub const WORK_TRY_MAX: usize = 4_000_000;
+
+/// Comparisons up to which one tree is not weighed against several smaller ones.
+///
+/// Unit: comparisons of a program in the mean. Source: trees in sequence add up their depths;
+/// a tree of this size still fits the second cache of a processor.
+pub const COMPARISONS_ALONE: usize = 8_192;
+
 /// Roles of one direction.
 ///
 /// Unit: programs. Source: an object holds a program for each; `segd` loads those of its own endpoints.
@@ -33,6 +49,31 @@ pub const ROLES_MAX: usize = 4_096;
 /// Unit: comparisons. Source: the verifier of Linux 6.18 follows 1,000,000 instructions
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`) and a comparison was measured to cost it 3 to 4.
 pub const COMPARISONS_MAX: usize = 200_000;
+
+/// Questions that sort the ends of flows into classes, and the classes, of one side.
+///
+/// Unit: nodes. Source: some 500 bytes each while they are made, so half a gigabyte.
+pub const CLASS_NODES_MAX: usize = 1 << 20;
+
+/// Classes of one side of a group of rules: their numbers have 16 bits.
+///
+/// Unit: classes. Source: the map of idents.
+pub const CLASSES_MAX: usize = 65_535;
+
+/// Cells of the tables, counted once for each rule that is in them.
+///
+/// Unit: cells. Source: 12 bytes each while they are sorted, so 200 megabytes.
+pub const CELLS_MAX: usize = 1 << 24;
+
+/// Exceptions of all functions of the tables.
+///
+/// Unit: columns. Source: an entry of the table names its place in 20 bits.
+pub const EXCEPTIONS_MAX: usize = 1 << 20;
+
+/// Labels in common and named ports that the tables of one policy tell apart.
+///
+/// Unit: bits. Source: each doubles the columns.
+pub const BITS_MAX: usize = 6;
 
 /// A policy that is right and too large.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +99,34 @@ pub enum LimitError {
     /// [`NODES_MAX`], or the budget given instead.
     #[error("the decision needs more than {limit} nodes")]
     Nodes {
+        /// The budget.
+        limit: usize,
+        /// The rules whose verdict is spread over the most nodes, the worst first.
+        rules: Vec<RuleId>,
+    },
+    /// [`CLASS_NODES_MAX`].
+    #[error("the rules need more than {limit} questions to tell endpoints apart")]
+    Classes {
+        /// The limit.
+        limit: usize,
+    },
+    /// [`CELLS_MAX`] or [`EXCEPTIONS_MAX`].
+    #[error("no grouping of the rules has tables that fit")]
+    Cells {
+        /// The rules that take the most room, the worst first.
+        rules: Vec<RuleId>,
+    },
+    /// [`BITS_MAX`].
+    #[error(
+        "the tables would tell apart {needed} labels in common and named ports, the limit is {BITS_MAX}"
+    )]
+    Bits {
+        /// How many there are.
+        needed: usize,
+    },
+    /// [`WORK_TRY_MAX`], or the budget given instead.
+    #[error("the decision takes more than {limit} steps to put together")]
+    Work {
         /// The budget.
         limit: usize,
         /// The rules whose verdict is spread over the most nodes, the worst first.
@@ -109,9 +178,15 @@ impl LimitError {
     pub fn rules(&self) -> &[RuleId] {
         match self {
             Self::Nodes { rules, .. }
+            | Self::Cells { rules }
+            | Self::Work { rules, .. }
             | Self::Roles { rules, .. }
             | Self::Comparisons { rules, .. } => rules,
-            Self::Labels { .. } | Self::Ports { .. } | Self::Requests { .. } => &[],
+            Self::Labels { .. }
+            | Self::Ports { .. }
+            | Self::Requests { .. }
+            | Self::Classes { .. }
+            | Self::Bits { .. } => &[],
         }
     }
 }

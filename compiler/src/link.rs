@@ -10,7 +10,9 @@ use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind,
     SymbolScope, elf,
 };
+use seg_artifact::classes::CLASSES;
 use seg_artifact::{maps, object as artifact};
+use std::collections::BTreeMap;
 
 /// Licence of every program; the helpers in use ask for none in particular.
 pub const LICENSE: &str = "Apache-2.0";
@@ -21,10 +23,23 @@ pub const LICENSE: &str = "Apache-2.0";
 pub enum MapKind {
     /// `BPF_MAP_TYPE_HASH`.
     Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`, written through memory: `BPF_F_MMAPABLE`.
+    Array = 2,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
     PerCpuArray = 6,
     /// `BPF_MAP_TYPE_LRU_HASH`.
     LruHash = 9,
+}
+
+impl MapKind {
+    /// `map_flags` of `union bpf_attr`.
+    pub fn flags(self) -> u32 {
+        const MMAPABLE: u32 = 1 << 10;
+        match self {
+            Self::Array => MMAPABLE,
+            Self::Hash | Self::PerCpuArray | Self::LruHash => 0,
+        }
+    }
 }
 
 /// A field of a key or value: a number, or an array of them.
@@ -79,9 +94,10 @@ pub struct MapSpec {
     pub entries: u32,
 }
 
-/// The maps of a policy object with this many label dimensions and named ports together, and rules.
-pub fn map_specs(n_values: u32, n_rules: u32) -> [MapSpec; 4] {
-    Map::ALL.map(|map| map_spec(map, n_values, n_rules))
+/// The maps of a policy object with this many label dimensions and named ports together, and rules; [`Map::Tables`] is none
+/// of them, but a section.
+pub fn map_specs(n_values: u32, n_rules: u32) -> Vec<MapSpec> {
+    Map::ALL.iter().filter_map(|&map| map_spec(map, n_values, n_rules)).collect()
 }
 
 /// A line of source, for the verifier's log and `bpftool prog dump`.
@@ -97,6 +113,17 @@ pub struct Line {
     pub text: String,
 }
 
+/// What an object holds beside programs and maps; what is empty has no section.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sections<'a> {
+    /// What [`Map::Tables`] holds.
+    pub tables: &'a [u8],
+    /// See [`seg_artifact::classes`].
+    pub classes: &'a [u8],
+    /// The manifest.
+    pub manifest: &'a [u8],
+}
+
 /// Links programs and maps into a sealed object.
 ///
 /// `line_text` says what the bits of a source location mean.
@@ -106,7 +133,7 @@ pub struct Line {
 pub fn link(
     programs: &[Program],
     maps: &[MapSpec],
-    manifest: &[u8],
+    sections: &Sections<'_>,
     line_text: &dyn Fn(u32) -> Line,
 ) -> Vec<u8> {
     let little = cfg!(target_endian = "little");
@@ -116,11 +143,13 @@ pub fn link(
         btf: Btf::default(),
     };
     linker.section("license", SectionKind::Data, format!("{LICENSE}\0").as_bytes());
-    let symbols = linker.maps(maps);
-    let symbol_of = |map| {
-        let index = maps.iter().position(|spec| spec.map == map);
-        symbols[index.expect("a program uses a map that the object lacks")]
-    };
+    let mut symbols = linker.maps(maps);
+    if !sections.tables.is_empty() {
+        let kind = SectionKind::ReadOnlyData;
+        let section = linker.section(artifact::TABLES, kind, sections.tables);
+        symbols.insert(Map::Tables, linker.object.section_symbol(section));
+    }
+    let symbol_of = |map| *symbols.get(&map).expect("a program uses a map that the object lacks");
 
     let context = linker.btf.forward("__sk_buff");
     let context = linker.btf.pointer(context);
@@ -150,13 +179,16 @@ pub fn link(
     let (types, ext) = (linker.btf.encode(), btf::encode_ext(name, &infos));
     linker.section(".BTF", SectionKind::Other, &types);
     linker.section(".BTF.ext", SectionKind::Other, &ext);
-    linker.section(artifact::MANIFEST, SectionKind::Other, manifest);
+    linker.section(artifact::MANIFEST, SectionKind::Other, sections.manifest);
+    if !sections.classes.is_empty() {
+        linker.section(CLASSES, SectionKind::Other, sections.classes);
+    }
     linker.section(artifact::SEAL, SectionKind::Other, &[0; artifact::SEAL_BYTES]);
     let bytes = linker.object.write().expect("an ELF object");
     artifact::seal(bytes).expect("an object with a seal")
 }
 
-fn map_spec(map: Map, n_values: u32, n_rules: u32) -> MapSpec {
+fn map_spec(map: Map, n_values: u32, n_rules: u32) -> Option<MapSpec> {
     let field = |name, bytes, len| Field { name, bytes, len };
     let record = |name, fields: &[Field]| Shape::Record { name, fields: fields.to_vec() };
     let endpoint = || {
@@ -167,11 +199,35 @@ fn map_spec(map: Map, n_values: u32, n_rules: u32) -> MapSpec {
         Shape::Record { name: "endpoint", fields }
     };
     let (name, kind, key, value, entries) = match map {
-        Map::Endpoints => {
-            let key = record("address", &[field("bytes", 1, maps::ADDRESS_KEY_BYTES)]);
-            (maps::ENDPOINTS, MapKind::Hash, key, endpoint(), maps::ENDPOINTS_MAX)
+        Map::Addresses4 => {
+            let blocks = maps::BLOCKS4 * maps::BLOCK_BYTES / 2;
+            let root = field("root", 2, maps::ADDRESSES4_BLOCKS / 2);
+            let value = record("addresses4", &[root, field("blocks", 2, blocks)]);
+            (maps::ADDRESSES4, MapKind::Array, Shape::Number, value, 1)
         }
-        Map::Local => (maps::LOCAL, MapKind::Hash, Shape::Number, endpoint(), maps::LOCAL_MAX),
+        Map::Addresses6 => {
+            let key = record("address", &[field("bytes", 1, maps::ADDRESS_KEY_BYTES)]);
+            (maps::ADDRESSES6, MapKind::Hash, key, Shape::Number, maps::IDENTS_MAX)
+        }
+        Map::Idents => {
+            let fields = [
+                ("source", 8),
+                ("destination", 8),
+                ("interface", 4),
+                ("source_more", 8),
+                ("destination_more", 8),
+            ]
+            .map(|(name, bytes)| field(name, bytes, maps::IDENTS_MAX));
+            (maps::IDENTS, MapKind::Array, Shape::Number, record("idents", &fields), 1)
+        }
+        // The loader makes it larger if the endpoints need it.
+        Map::Records => {
+            (maps::RECORDS, MapKind::Array, Shape::Number, endpoint(), maps::RECORDS_MIN)
+        }
+        Map::Local => {
+            let key = record("behind", &[field("interface", 4, 1), field("net", 4, 1)]);
+            (maps::LOCAL, MapKind::Hash, key, Shape::Number, maps::IDENTS_MAX)
+        }
         Map::Conntrack => {
             let key = record(
                 "connection",
@@ -193,8 +249,9 @@ fn map_spec(map: Map, n_values: u32, n_rules: u32) -> MapSpec {
             let entries = maps::rule_counter(n_rules);
             (maps::COUNTERS, MapKind::PerCpuArray, Shape::Number, value, entries)
         }
+        Map::Tables => return None,
     };
-    MapSpec { map, name, kind, key, value, entries }
+    Some(MapSpec { map, name, kind, key, value, entries })
 }
 
 struct Linker {
@@ -231,7 +288,7 @@ impl Linker {
     }
 
     /// Section `.maps`: a structure of pointers for each map, whose types say what the map is.
-    fn maps(&mut self, maps: &[MapSpec]) -> Vec<object::write::SymbolId> {
+    fn maps(&mut self, maps: &[MapSpec]) -> BTreeMap<Map, object::write::SymbolId> {
         const POINTER_BYTES: u32 = 8;
         let int = self.btf.unsigned("__u32", 4);
         let mut variables = Vec::new();
@@ -241,15 +298,19 @@ impl Linker {
             let value = self.shape(&spec.value, int);
             let kind = self.btf.array(int, int, spec.kind as u32);
             let entries = self.btf.array(int, int, spec.entries);
-            let members: Vec<Member> =
-                [("type", kind), ("key", key), ("value", value), ("max_entries", entries)]
-                    .into_iter()
-                    .zip((0..).step_by(POINTER_BYTES as usize))
-                    .map(|((name, ty), offset)| {
-                        let ty = self.btf.pointer(ty);
-                        Member { name: name.to_owned(), ty, offset }
-                    })
-                    .collect();
+            let mut parts =
+                vec![("type", kind), ("key", key), ("value", value), ("max_entries", entries)];
+            if spec.kind.flags() != 0 {
+                parts.push(("map_flags", self.btf.array(int, int, spec.kind.flags())));
+            }
+            let members: Vec<Member> = parts
+                .into_iter()
+                .zip((0..).step_by(POINTER_BYTES as usize))
+                .map(|((name, ty), offset)| {
+                    let ty = self.btf.pointer(ty);
+                    Member { name: name.to_owned(), ty, offset }
+                })
+                .collect();
             let bytes = POINTER_BYTES * members.len() as u32;
             let definition = self.btf.structure("", bytes, &members);
             variables.push((self.btf.variable(spec.name, definition), at, bytes));
@@ -260,7 +321,8 @@ impl Linker {
         let places = maps.iter().zip(&variables);
         places
             .map(|(spec, &(_, offset, bytes))| {
-                self.symbol(spec.name, SymbolKind::Data, section, offset.into(), bytes.into())
+                let (offset, bytes) = (offset.into(), bytes.into());
+                (spec.map, self.symbol(spec.name, SymbolKind::Data, section, offset, bytes))
             })
             .collect()
     }
@@ -304,13 +366,20 @@ mod tests {
     #[test]
     fn keys_and_values_are_as_long_as_the_contract_says() {
         for n_values in 0..5 {
-            let [endpoints, local, conntrack, counters] =
-                map_specs(n_values, 7).map(|s| (s.key.bytes(), s.value.bytes()));
-            let record = maps::record_bytes(n_values);
-            assert_eq!(endpoints, (maps::ADDRESS_KEY_BYTES, record));
-            assert_eq!(local, (4, record));
-            assert_eq!(conntrack, (maps::CONNTRACK_KEY_BYTES, maps::CONNTRACK_VALUE_BYTES));
-            assert_eq!(counters, (4, maps::COUNTER_BYTES));
+            let sizes: Vec<_> = map_specs(n_values, 7)
+                .into_iter()
+                .map(|s| (s.map, s.key.bytes(), s.value.bytes()))
+                .collect();
+            let expected = [
+                (Map::Addresses4, 4, maps::ADDRESSES4_BYTES),
+                (Map::Addresses6, maps::ADDRESS_KEY_BYTES, 4),
+                (Map::Idents, 4, maps::IDENTS_BYTES),
+                (Map::Records, 4, maps::record_bytes(n_values)),
+                (Map::Local, maps::LOCAL_KEY_BYTES, 4),
+                (Map::Conntrack, maps::CONNTRACK_KEY_BYTES, maps::CONNTRACK_VALUE_BYTES),
+                (Map::Counters, 4, maps::COUNTER_BYTES),
+            ];
+            assert_eq!(sizes, expected);
         }
     }
 }

@@ -5,16 +5,17 @@
 //! All `unsafe` of the compiler is in this file.
 
 use crate::ir::{self, Map, helper};
-use crate::program::skb;
+use crate::program::{Layout, skb};
 use cranelift_codegen::ir::{Function, UserExternalName};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, ModuleError};
-use seg_artifact::maps;
+use seg_artifact::addresses::{Addresses4, Full, Nets};
+use seg_artifact::maps::{self, About, Store};
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ptr;
 use thiserror::Error;
 
@@ -26,8 +27,15 @@ pub struct Engine {
     /// `Some` until dropped.
     module: Option<JITModule>,
     programs: Vec<*const u8>,
-    /// By [`Map`]; owned, boxed since code holds their addresses.
+    /// By [`Map`]; owned, boxed since code holds their addresses. That of [`Map::Tables`] is empty.
     tables: [*mut Table; Map::ALL.len()],
+    /// What [`Map::Tables`] holds; code holds its address.
+    constants: Box<[u64]>,
+    nets: Nets,
+    /// Whose stores [`Map::Addresses4`] has had.
+    addresses: Addresses4,
+    /// The addresses with an ident of their own.
+    known: BTreeSet<Ipv4Addr>,
     frame: Buffer,
     now_ns: u64,
     ingress: u32,
@@ -54,29 +62,50 @@ pub enum NativeError {
     /// There is no memory below 4 GiB.
     #[error("no memory for frames below 4 GiB")]
     Memory(#[source] io::Error),
+    /// The nets have too many borders.
+    #[error(transparent)]
+    Nets(#[from] Full),
 }
 
 impl Engine {
-    /// Compiles the functions; [`Engine::run`] names them by index. Records hold `n_values` labels and named ports.
+    /// Compiles the functions; [`Engine::run`] names them by index. Records and idents are laid out as given,
+    /// [`Map::Tables`] is `tables`.
     ///
     /// # Errors
     /// [`NativeError`] if this machine cannot run them.
-    pub fn new(functions: &[Function], n_values: u32) -> Result<Self, NativeError> {
+    pub fn new(
+        functions: &[Function],
+        records: Layout,
+        tables: &[u8],
+    ) -> Result<Self, NativeError> {
         let frame = Buffer::new()?;
-        let record_bytes = maps::record_bytes(n_values);
+        let record_bytes = maps::record_bytes(records.n_values());
+        let constants = words(tables);
         let tables = Map::ALL.map(|map| {
-            let (key_bytes, value_bytes, is_array) = match map {
-                Map::Endpoints => (maps::ADDRESS_KEY_BYTES, record_bytes, false),
-                Map::Local => (4, record_bytes, false),
-                Map::Conntrack => (maps::CONNTRACK_KEY_BYTES, maps::CONNTRACK_VALUE_BYTES, false),
-                Map::Counters => (4, maps::COUNTER_BYTES, true),
+            let (key_bytes, value_bytes, kind) = match map {
+                Map::Addresses4 => (4, maps::ADDRESSES4_BYTES, Kind::Array(1)),
+                Map::Addresses6 => (maps::ADDRESS_KEY_BYTES, 4, Kind::Hash),
+                Map::Idents => (4, maps::IDENTS_BYTES, Kind::Array(1)),
+                Map::Records => {
+                    (4, record_bytes, Kind::Array(maps::RECORDS_MIN + u32::from(records.n_nets)))
+                }
+                Map::Local => (maps::LOCAL_KEY_BYTES, 4, Kind::Hash),
+                Map::Conntrack => {
+                    (maps::CONNTRACK_KEY_BYTES, maps::CONNTRACK_VALUE_BYTES, Kind::Hash)
+                }
+                Map::Counters => (4, maps::COUNTER_BYTES, Kind::Counters),
+                Map::Tables => (0, 0, Kind::Hash),
             };
-            Box::into_raw(Box::new(Table::new(key_bytes, value_bytes, is_array)))
+            Box::into_raw(Box::new(Table::new(key_bytes, value_bytes, kind)))
         });
         let mut engine = Self {
             module: None,
             programs: Vec::new(),
             tables,
+            constants,
+            nets: Nets::default(),
+            addresses: Addresses4::default(),
+            known: BTreeSet::new(),
             frame,
             now_ns: 1_000_000_000,
             ingress: 0,
@@ -85,20 +114,58 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Makes an address known as an endpoint's; `record` as in [`maps::record`].
+    /// Makes the nets of a manifest known; once, before any address.
     ///
-    /// # Panics
-    /// If the record is of another size than [`maps::record_bytes`].
-    pub fn set_endpoint(&mut self, address: IpAddr, record: &[u8]) {
-        self.table(Map::Endpoints).set(&maps::address_key(address), record);
+    /// # Errors
+    /// [`Full`] if they have too many borders.
+    pub fn set_nets(&mut self, nets: Nets) -> Result<(), Full> {
+        let (addresses, stores) = nets.addresses4()?;
+        (self.nets, self.addresses) = (nets, addresses);
+        stores.iter().for_each(|store| self.store(store));
+        Ok(())
     }
 
-    /// Makes an interface known as a local endpoint's; `record` as in [`maps::record`].
+    /// Says what is known of an ident, which must be less than [`maps::RECORDS_MIN`] above the nets.
     ///
     /// # Panics
     /// If the record is of another size than [`maps::record_bytes`].
-    pub fn set_local(&mut self, ifindex: u32, record: &[u8]) {
-        self.table(Map::Local).set(&ifindex.to_ne_bytes(), record);
+    pub fn set_ident(&mut self, ident: u16, about: &About) {
+        about.stores(ident).iter().for_each(|store| self.store(store));
+    }
+
+    /// Gives an address of an endpoint its ident.
+    ///
+    /// # Errors
+    /// [`Full`] if it is one of too many.
+    pub fn set_address(&mut self, address: IpAddr, ident: u16) -> Result<(), Full> {
+        match address {
+            IpAddr::V4(v4) => {
+                let stores = self.addresses.set(v4, ident)?;
+                stores.iter().for_each(|store| self.store(store));
+                self.known.insert(v4);
+            }
+            IpAddr::V6(_) => {
+                let (key, ident) = (maps::address_key(address), u32::from(ident).to_ne_bytes());
+                self.table(Map::Addresses6).set(&key, &ident);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says who is behind an interface under an address that no endpoint has, in a net or in none (0).
+    pub fn set_local(&mut self, ifindex: u32, net: u16, ident: u16) {
+        let ident = u32::from(ident).to_ne_bytes();
+        self.table(Map::Local).set(&maps::local_key(ifindex, net), &ident);
+    }
+
+    fn store(&mut self, store: &Store) {
+        let map = match store.map {
+            maps::ADDRESSES4 => Map::Addresses4,
+            maps::IDENTS => Map::Idents,
+            maps::RECORDS => Map::Records,
+            other => unreachable!("nothing is stored in map {other}"),
+        };
+        self.table(map).store(store.offset as usize, &store.bytes);
     }
 
     /// Sets the clock.
@@ -111,11 +178,17 @@ impl Engine {
         self.ingress = ifindex;
     }
 
-    /// Forgets everything but the counters: endpoints, interfaces, connections.
+    /// Forgets everything but the nets and the counters: endpoints, interfaces, connections.
     pub fn forget(&mut self) {
-        for map in [Map::Endpoints, Map::Local, Map::Conntrack] {
+        for map in [Map::Addresses6, Map::Local, Map::Conntrack] {
             self.table(map).entries.clear();
         }
+        for address in std::mem::take(&mut self.known) {
+            let net = self.nets.ident(address.into());
+            let stores = self.addresses.set(address, net).expect("its blocks are its own");
+            stores.iter().for_each(|store| self.store(store));
+        }
+        self.addresses.reclaim();
     }
 
     /// Forgets all connections.
@@ -191,7 +264,11 @@ impl Engine {
             builder.symbol(helper_symbol(number), code);
         }
         for map in Map::ALL {
-            builder.symbol(map_symbol(map as u32), self.tables[map as usize] as *const u8);
+            let address = match map {
+                Map::Tables => self.constants.as_ptr().cast(),
+                _ => self.tables[map as usize] as *const u8,
+            };
+            builder.symbol(map_symbol(map as u32), address);
         }
         let module = self.module.insert(JITModule::new(builder));
         let mut compiled = Vec::new();
@@ -272,42 +349,81 @@ fn map_symbol(index: u32) -> String {
     format!("map{index}")
 }
 
-/// A map: keys to values in words, which stay where they are while programs run.
+/// How a map finds values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Keys to values.
+    Hash,
+    /// So many values by number.
+    Array(u32),
+    /// Values by number, made when first asked for, of which each packet asks for one.
+    Counters,
+}
+
+/// A map: its values are in words, which stay where they are while programs run.
 struct Table {
     key_bytes: usize,
     value_bytes: usize,
-    /// Every key has a value, zero at first.
-    is_array: bool,
+    kind: Kind,
     entries: HashMap<Vec<u8>, Vec<u64>>,
-    /// The number last looked up in an array.
+    /// The values of an array.
+    array: Vec<u64>,
+    /// The number last looked up among counters.
     looked_up: Option<u32>,
 }
 
 impl Table {
-    fn new(key_bytes: u32, value_bytes: u32, is_array: bool) -> Self {
+    fn new(key_bytes: u32, value_bytes: u32, kind: Kind) -> Self {
         let [key_bytes, value_bytes] = [key_bytes, value_bytes].map(|n| n as usize);
-        Self { key_bytes, value_bytes, is_array, entries: HashMap::new(), looked_up: None }
+        let array = match kind {
+            Kind::Array(n) => vec![0; n as usize * value_bytes.div_ceil(8)],
+            Kind::Hash | Kind::Counters => Vec::new(),
+        };
+        Self { key_bytes, value_bytes, kind, entries: HashMap::new(), array, looked_up: None }
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) {
         assert_eq!(value.len(), self.value_bytes, "a value of another size than the map's");
-        let words = value.chunks(8).map(|chunk| {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u64::from_ne_bytes(word)
-        });
-        self.entries.insert(key.to_vec(), words.collect());
+        self.entries.insert(key.to_vec(), words(value).into_vec());
+    }
+
+    /// Writes into an array.
+    fn store(&mut self, offset: usize, bytes: &[u8]) {
+        for (at, &byte) in (offset..).zip(bytes) {
+            let mut word = self.array[at / 8].to_ne_bytes();
+            word[at % 8] = byte;
+            self.array[at / 8] = u64::from_ne_bytes(word);
+        }
     }
 
     fn get(&mut self, key: &[u8]) -> *mut u64 {
-        if let (true, Ok(number)) = (self.is_array, key.try_into()) {
-            let number = u32::from_ne_bytes(number);
-            assert!(self.looked_up.replace(number).is_none(), "a second counter for one packet");
-            let words = self.value_bytes.div_ceil(8);
-            self.entries.entry(key.to_vec()).or_insert_with(|| vec![0; words]);
+        let words = self.value_bytes.div_ceil(8);
+        let number = <[u8; 4]>::try_from(key).map(u32::from_ne_bytes);
+        match (self.kind, number) {
+            (Kind::Array(n), Ok(number)) if number < n => {
+                return self.array[number as usize * words..].as_mut_ptr();
+            }
+            (Kind::Counters, Ok(number)) => {
+                assert!(
+                    self.looked_up.replace(number).is_none(),
+                    "a second counter for one packet"
+                );
+                self.entries.entry(key.to_vec()).or_insert_with(|| vec![0; words]);
+            }
+            (Kind::Hash | Kind::Array(_) | Kind::Counters, _) => {}
         }
         self.entries.get_mut(key).map_or(ptr::null_mut(), |value| value.as_mut_ptr())
     }
+}
+
+/// Bytes as words, the last one filled with zeros.
+fn words(bytes: &[u8]) -> Box<[u64]> {
+    let words = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_ne_bytes(word)
+    });
+    words.collect()
 }
 
 /// `struct __sk_buff`.

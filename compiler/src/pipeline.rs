@@ -1,18 +1,18 @@
 //! The whole way from a policy to an object, stage by stage, so that each can be looked at.
 
 use crate::bpf;
+use crate::cost::Estimate;
+use crate::decided::{Choice, Config, Decided, decide};
 use crate::ir::Stage;
 use crate::limits::LimitError;
-use crate::link::{self, Line, map_specs};
+use crate::link::{self, Line, Sections, map_specs};
 use crate::lower::{LowerError, lower};
-use crate::program::{self, Way};
 use crate::target::{self, Unenforceable};
-use crate::trees::{self, Trees};
-use cranelift_codegen::ir::Function;
+use seg_artifact::classes::Classes;
 use seg_artifact::manifest::{Manifest, ManifestError, Rule, Source, Workload};
 use seg_artifact::object::{OpenError, hex};
 use seg_artifact::{maps, version};
-use seg_lang::ast::Action;
+use seg_lang::ast::{Action, Direction};
 use seg_lang::policy::{self, LabelId, Policy, RuleKind, text};
 use seg_lang::source::Sources;
 use sha2::{Digest, Sha256};
@@ -46,8 +46,10 @@ pub enum CompileError {
 /// A compiled policy.
 #[derive(Debug)]
 pub struct Compiled {
-    /// Rules, diagrams, roles and trees.
-    pub trees: Trees,
+    /// How it is decided.
+    pub decided: Decided,
+    /// What each shape that was looked at costs, the one chosen first.
+    pub considered: Vec<Estimate>,
     /// A program for each role, outbound then inbound.
     pub programs: Vec<bpf::Program>,
     /// The bytes of `policy.bpf.o`.
@@ -64,38 +66,29 @@ pub fn compile(
     policy: &Policy,
     sources: &Sources,
     package: &str,
+    config: Config,
 ) -> Result<Compiled, CompileError> {
     let unenforceable = target::unenforceable(policy);
     if !unenforceable.is_empty() {
         return Err(CompileError::Target(unenforceable));
     }
-    let trees = trees::compile(policy)?;
-    let programs = functions(&trees).into_iter().map(|(name, function)| {
+    let Choice { decided, considered } = decide(policy, config)?;
+    let programs = decided.functions().into_iter().map(|(name, function)| {
         lower(&function, &name).map_err(|source| CompileError::Lower { program: name, source })
     });
     let programs: Vec<_> = programs.collect::<Result<_, _>>()?;
-    let manifest = manifest(policy, sources, package, &trees);
+    let manifest = manifest(policy, sources, package, &decided);
     let lines = |location| line(&manifest, location);
-    let n_values = trees.rules.labels.n_values();
     let n_rules = u32::try_from(manifest.rules.len()).unwrap_or(u32::MAX);
-    let object = link::link(&programs, &map_specs(n_values, n_rules), &manifest.encode()?, &lines);
-    Ok(Compiled { trees, programs, object: seg_artifact::object::seal(object)? })
+    let specs = map_specs(decided.records().n_values(), n_rules);
+    let classes = decided.classes().map(Classes::encode).unwrap_or_default();
+    let sections =
+        Sections { tables: decided.constants(), classes: &classes, manifest: &manifest.encode()? };
+    let object = link::link(&programs, &specs, &sections, &lines);
+    Ok(Compiled { decided, considered, programs, object: seg_artifact::object::seal(object)? })
 }
 
-/// The packet program of every role, by name, outbound then inbound.
-pub fn functions(trees: &Trees) -> Vec<(String, Function)> {
-    let labels = &trees.rules.labels;
-    let n_values =
-        [labels.0.len(), labels.ports().len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let ways = [(Way::Outbound, &trees.outbound), (Way::Inbound, &trees.inbound)];
-    let each = ways.into_iter().flat_map(|(way, decisions)| {
-        let named = decisions.roles.programs.iter().zip(&decisions.trees);
-        named.map(move |(name, tree)| (name.clone(), program::build(name, way, n_values, tree)))
-    });
-    each.collect()
-}
-
-fn manifest(policy: &Policy, sources: &Sources, package: &str, trees: &Trees) -> Manifest {
+fn manifest(policy: &Policy, sources: &Sources, package: &str, decided: &Decided) -> Manifest {
     let mut files: Vec<Source> = sources
         .iter()
         .map(|(_, source)| Source {
@@ -110,15 +103,16 @@ fn manifest(policy: &Policy, sources: &Sources, package: &str, trees: &Trees) ->
         compiler: env!("CARGO_PKG_VERSION").to_owned(),
         package: package.to_owned(),
         kernel: version::KERNEL_MIN.to_owned(),
-        labels: trees.rules.labels.0.clone(),
-        ports: trees.rules.labels.ports().to_vec(),
-        outbound: trees.outbound.roles.clone(),
-        inbound: trees.inbound.roles.clone(),
+        labels: decided.labels().0.clone(),
+        ports: decided.labels().ports().to_vec(),
+        nets: decided.nets(),
+        outbound: decided.roles(Direction::Outbound).clone(),
+        inbound: decided.roles(Direction::Inbound).clone(),
         workloads: workloads(policy),
         not_after: policy.rules.iter().filter_map(policy::Rule::expires).min().map(str::to_owned),
         rules: rules(policy, sources),
         sources: files,
-        digests: trees.rules.digests(),
+        digests: decided.rules().digests(),
     }
 }
 
@@ -184,12 +178,6 @@ fn line(manifest: &Manifest, location: u32) -> Line {
     let stage = [Stage::Parse, Stage::Identify, Stage::Decide, Stage::Track, Stage::Count]
         .into_iter()
         .find(|stage| *stage as u32 == location);
-    let text = match stage {
-        Some(Stage::Parse) | None => "read the headers",
-        Some(Stage::Identify) => "find out who the ends are",
-        Some(Stage::Decide) => "decide",
-        Some(Stage::Track) => "connection state",
-        Some(Stage::Count) => "count",
-    };
-    Line { file: "seg".to_owned(), line: 0, column: 0, text: text.to_owned() }
+    let text = stage.unwrap_or(Stage::Parse).text().to_owned();
+    Line { file: "seg".to_owned(), line: 0, column: 0, text }
 }

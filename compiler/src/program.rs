@@ -8,7 +8,7 @@
 //! - A packet pointer is one SSA value. It is compared with `data_end` and read through that value, never recomputed.
 //! - No packet pointer lives across `bpf_skb_pull_data`; both ends of the data are loaded again.
 //! - Loads from the context are not `readonly`; there are no traps, divisions or 128-bit values.
-//! - What the parser learns goes through `Notes`, so that the kernel's verifier forgets the path it came by:
+//! - What the parser learns, and who the ends are, goes through `Notes`, so that the kernel's verifier forgets the path it came by:
 //!   bytes at offsets that are no multiple of 8 are not tracked as values, unless they are zero.
 //!   Without this every way through the headers would be a new state in which the whole tree is verified again.
 //! - Exactly one counter moves per packet.
@@ -16,11 +16,15 @@
 //! Machines are little-endian, as is every kernel this compiles for.
 
 mod parse;
+mod flow;
 mod identify;
 mod decide;
+mod lookup;
 mod track;
 
 use crate::ir::{self, Map, Stage, helper};
+use crate::layout::Nets6;
+use crate::tables::Bit;
 use crate::tree::{Field, Node, Tree};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
@@ -33,6 +37,9 @@ use cranelift_codegen::settings;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use seg_artifact::maps::{self, Reason};
 use std::collections::BTreeMap;
+
+use decide::Verdicts;
+use identify::Ends;
 
 pub use parse::{EXTENSIONS_MAX, PULL_BYTES, TRANSPORT_OFFSET_MAX};
 
@@ -50,33 +57,139 @@ pub enum Way {
     Inbound,
 }
 
-/// Builds the program that judges packets by `tree`.
+impl Way {
+    /// The way of the other end's packets.
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Outbound => Self::Inbound,
+            Self::Inbound => Self::Outbound,
+        }
+    }
+}
+
+/// What the manifest says of records and idents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Label dimensions in a record.
+    pub n_labels: u32,
+    /// Named ports in a record.
+    pub n_ports: u32,
+    /// Nets; the idents above are those of endpoints.
+    pub n_nets: u16,
+}
+
+impl Layout {
+    /// How many values a record has.
+    pub fn n_values(self) -> u32 {
+        self.n_labels + self.n_ports
+    }
+}
+
+/// What a program decides by.
+#[derive(Clone, Copy, Debug)]
+pub enum Judge<'a> {
+    /// Comparisons: trees in sequence, as [`Tree::eval_all`] says.
+    Trees(&'a [Tree]),
+    /// Tables, and what the lower bits of their columns say.
+    Tables(&'a crate::layout::Layout, &'a [Bit]),
+}
+
+/// Builds the program that judges packets by `judge`.
 ///
-/// `n_values` is how many label dimensions and how many named ports the manifest has.
-/// Cost: linear in the nodes of `tree`.
+/// Cost: linear in the nodes of a tree; tables cost the same whatever they hold.
 ///
 /// # Panics
-/// If `tree` breaks its invariants, names a dimension or port the manifest does not have, or allows without a rule: a bug of who built it.
-pub fn build(name: &str, way: Way, n_values: [u32; 2], tree: &Tree) -> Function {
+/// If there is no tree, or one breaks its invariants, names a dimension or port the manifest does not have, or allows without a rule: a bug of who built it.
+pub fn build(name: &str, way: Way, layout: Layout, judge: Judge<'_>) -> Function {
+    function(name, |program| {
+        parse::emit(program, judge.source_port());
+        let ends = identify::emit(program, way, layout.n_nets, judge.nets6());
+        let verdicts = judge.emit(program, way, layout, ends);
+        track::emit(program, way, ends, verdicts);
+        program.finish();
+    })
+}
+
+/// Builds the decision alone, for flows rather than packets: `(i64) -> i32`, from a pointer to a flow to
+/// `counter << 1 | allow`.
+///
+/// A flow has the form of a connection key, [`maps::CONNTRACK_KEY_BYTES`], whose ports may also be an ICMP type and code.
+/// Its ends are who their addresses say. The local one is the source on the way out.
+///
+/// # Panics
+/// As [`build`].
+pub fn decision(name: &str, way: Way, layout: Layout, judge: Judge<'_>) -> Function {
+    function(name, |program| {
+        flow::emit(program, judge.source_port());
+        let ends = match judge.asks_who() {
+            true => identify::who(program, way, layout.n_nets, judge.nets6()),
+            false => identify::nobody(program, layout.n_nets),
+        };
+        let Verdicts { allow, deny } = judge.emit(program, way, layout, ends);
+        for (block, verdict) in [(allow, 1), (deny, 0)] {
+            program.switch(block);
+            let counter = program.load(types::I32, program.notes, Notes::COUNTER);
+            let leaf = program.b.ins().ishl_imm_u(counter, 1);
+            let leaf = program.b.ins().bor_imm_u(leaf, verdict);
+            program.b.ins().return_(&[leaf]);
+        }
+        for (reason, block) in std::mem::take(&mut program.reasons) {
+            program.switch(block);
+            let leaf = i64::from(reason.counter() << 1 | u32::from(reason.passes()));
+            let leaf = program.constant(types::I32, leaf);
+            program.b.ins().return_(&[leaf]);
+        }
+    })
+}
+
+fn function(name: &str, emit: impl FnOnce(&mut Program<'_>)) -> Function {
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params.push(AbiParam::new(types::I64));
     signature.returns.push(AbiParam::new(types::I32));
     let mut function = Function::with_name_signature(UserFuncName::testcase(name), signature);
     let mut context = FunctionBuilderContext::new();
     let mut program = Program::new(&mut function, &mut context);
-
-    parse::emit(&mut program, asks_source_port(tree));
-    let ends = identify::emit(&mut program, way);
-    let verdicts = decide::emit(&mut program, way, n_values, tree, ends);
-    track::emit(&mut program, way, ends, verdicts);
-    program.finish();
+    emit(&mut program);
+    // `FunctionBuilder::finalize` would add stack maps, which nothing here has, and clear a context that ends with the build.
+    program.b.seal_all_blocks();
     verify(&function);
     function
 }
 
-fn asks_source_port(tree: &Tree) -> bool {
+impl Judge<'_> {
+    fn source_port(self) -> bool {
+        match self {
+            Self::Trees(trees) => asks_source_port(trees),
+            Self::Tables(tables, _) => tables.services.joint.is_some(),
+        }
+    }
+
+    fn nets6(self) -> Option<Nets6> {
+        match self {
+            Self::Trees(_) => None,
+            Self::Tables(tables, _) => tables.nets6,
+        }
+    }
+
+    /// Whether it matters who the ends are, beyond their addresses.
+    fn asks_who(self) -> bool {
+        match self {
+            Self::Trees(trees) => trees.iter().any(decide::asks_who),
+            Self::Tables(..) => true,
+        }
+    }
+
+    fn emit(self, p: &mut Program<'_>, way: Way, layout: Layout, ends: Ends) -> Verdicts {
+        match self {
+            Self::Trees(trees) => decide::emit(p, way, layout, trees, ends),
+            Self::Tables(tables, bits) => lookup::emit(p, way, layout, tables, bits, ends),
+        }
+    }
+}
+
+fn asks_source_port(trees: &[Tree]) -> bool {
     let asks = |node: &Node| matches!(node, Node::Compare { field: Field::SourcePort, .. });
-    tree.nodes.iter().any(asks)
+    trees.iter().flat_map(|tree| &tree.nodes).any(asks)
 }
 
 /// Runs Cranelift's verifier in debug builds.
@@ -104,12 +217,13 @@ pub(crate) mod skb {
 
 /// Offsets in the stack slot of what the parser notes about a packet besides the connection key. Unit: bytes.
 ///
-/// All but the interface and [`Notes::PULLED`] avoid multiples of 8 (see the module's invariants); single bytes are never zero but [`Notes::FRAGMENT`].
+/// All but keys of maps and [`Notes::PULLED`] avoid multiples of 8 (see the module's invariants); single bytes are never zero but
+/// [`Notes::FRAGMENT`].
 struct Notes;
 
 impl Notes {
-    /// `u32`: interface index, the key of [`Map::Local`].
-    const IFINDEX: i32 = 0;
+    /// `u32`: the key of an array.
+    const INDEX: i32 = 0;
     /// `u32`: where the transport header begins, from the start of the frame.
     const TRANSPORT: i32 = 4;
     /// `u8`: 4 or 6.
@@ -132,8 +246,20 @@ impl Notes {
     const ACTION: i32 = 28;
     /// `u64`: whether the frame has been pulled. The verifier must know it, or it would see an endless loop.
     const PULLED: i32 = 32;
+    /// `u32`: interface index, with [`Notes::NET`] the key of [`Map::Local`].
+    const IFINDEX: i32 = 40;
+    /// `u32`: the ident of an address that no endpoint has.
+    const NET: i32 = 44;
+    /// `u32`: the ident of the local endpoint plus [`Notes::NOT_ZERO`].
+    const OWN: i32 = 52;
+    /// `u32`: the same of its peer.
+    const PEER: i32 = 60;
+    /// `u32`: how far a search has come plus [`Notes::NOT_ZERO`].
+    const SEARCH: i32 = 68;
+    /// Keeps a note from being zero; above the 16 bits of an ident.
+    const NOT_ZERO: i64 = 1 << 16;
     /// Size of the slot.
-    const BYTES: u32 = 40;
+    const BYTES: u32 = 72;
 }
 
 /// What a packet may mean to connection state, as bits of [`Notes::KIND`].
@@ -196,19 +322,16 @@ impl<'a> Program<'a> {
         b.switch_to_block(entry);
         b.seal_block(entry);
         let skb = b.block_params(entry)[0];
-        let mut slot = |bytes| {
-            b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 3))
-        };
-        let key = slot(maps::CONNTRACK_KEY_BYTES);
-        let other = slot(maps::CONNTRACK_KEY_BYTES);
-        let notes = slot(Notes::BYTES);
+        let key = slot(&mut b, maps::CONNTRACK_KEY_BYTES);
+        let other = slot(&mut b, maps::CONNTRACK_KEY_BYTES);
+        let notes = slot(&mut b, Notes::BYTES);
         let end = b.create_block();
         let (reasons, helpers, maps) = Default::default();
         Self { b, skb, key, other, notes, end, reasons, helpers, maps }
     }
 
     /// Writes the blocks every packet ends in.
-    fn finish(mut self) {
+    fn finish(&mut self) {
         self.stage(Stage::Count);
         for (reason, block) in std::mem::take(&mut self.reasons) {
             self.switch(block);
@@ -231,8 +354,11 @@ impl<'a> Program<'a> {
         self.switch(done);
         let action = self.load(types::I32, self.notes, Notes::ACTION);
         self.b.ins().return_(&[action]);
-        // `FunctionBuilder::finalize` would add stack maps, which nothing here has, and clear a context that ends with the build.
-        self.b.seal_all_blocks();
+    }
+
+    /// Room on the stack.
+    fn slot(&mut self, bytes: u32) -> StackSlot {
+        slot(&mut self.b, bytes)
     }
 
     fn stage(&mut self, stage: Stage) {
@@ -304,6 +430,7 @@ impl<'a> Program<'a> {
         let on = self.block();
         self.branch(condition, elsewhere, on);
         self.switch(on);
+        self.b.seal_block(on);
     }
 
     /// The block that ends with `reason`.
@@ -360,6 +487,14 @@ impl<'a> Program<'a> {
         self.call(helper::MAP_LOOKUP_ELEM, &[map, key])
     }
 
+    /// Pointer to the only value of an array; no packet passes without it.
+    fn only_value(&mut self, map: Map) -> Value {
+        self.store_constant(types::I32, 0, self.notes, Notes::INDEX);
+        let value = self.lookup(map, self.notes, Notes::INDEX);
+        self.end_if(IntCC::Equal, value, 0, Reason::Spoofed);
+        value
+    }
+
     fn map(&mut self, map: Map) -> Value {
         let function = &mut self.b;
         let global = *self.maps.entry(map).or_insert_with(|| {
@@ -392,6 +527,10 @@ impl<'a> Program<'a> {
         let call = self.b.ins().call(function, arguments);
         self.b.inst_results(call)[0]
     }
+}
+
+fn slot(b: &mut FunctionBuilder<'_>, bytes: u32) -> StackSlot {
+    b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 3))
 }
 
 /// The right side of a comparison.

@@ -42,6 +42,11 @@ impl Ranges {
         Self(common)
     }
 
+    /// The numbers that are not in the other set.
+    pub fn without(&self, other: &Self) -> Self {
+        self.intersect(&other.complement(u128::MAX))
+    }
+
     /// The numbers of `0..=max` that are not in the set.
     pub fn complement(&self, max: u128) -> Self {
         let (mut next, mut rest) = (Some(0), Vec::new());
@@ -58,6 +63,12 @@ impl Ranges {
     /// Whether `number` is in the set.
     pub fn contains(&self, number: u128) -> bool {
         self.0.iter().any(|&(first, last)| (first..=last).contains(&number))
+    }
+
+    /// How many numbers there are, or the greatest number if that is too many.
+    pub fn size(&self) -> u128 {
+        let each = self.0.iter().map(|(first, last)| (last - first).saturating_add(1));
+        each.fold(0, u128::saturating_add)
     }
 
     /// Whether the set is empty.

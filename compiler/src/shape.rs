@@ -3,25 +3,46 @@
 //! Two facts are used: both addresses of a packet are of one family, and `::ffff:0:0/96` is no IPv6 address on the wire.
 
 use crate::decide::decision;
-use crate::diagram::{Edge, Field as Question, Leaf, Manager, Node, Ref};
+use crate::diagram::{Edge, Field as Question, Leaf, Manager, Map, Node, Ref};
+use crate::peers::Peers;
 use crate::rules::{IPV4_FIRST, IPV4_LAST};
 use crate::tree::{self, Family, Field, NodeId, Roots, Tree};
 use seg_artifact::maps::{self, Reason};
 use seg_lang::eval::Verdict;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+
+/// How a tree finds out what it may know of a managed peer.
+#[derive(Clone, Copy, Debug)]
+pub enum PeerBy<'a> {
+    /// By its labels, one after the other.
+    Labels,
+    /// By its role in the opposite direction.
+    Role(&'a Peers<'a>),
+}
 
 /// The tree of a diagram that asks nothing about the local end but its address.
 ///
-/// Sub-decisions that do not ask for addresses are shared between the roots. Cost: linear in the diagram's edges.
-pub fn shape(m: &Manager, root: Ref) -> Tree {
-    let mut shape = Shape { m, nodes: Vec::new(), index: HashMap::new(), done: HashMap::new() };
+/// `ranks` has every leaf of the diagram.
+/// Sub-decisions that do not ask for addresses are shared between the roots. Cost: linear in the diagram's edges, and in the peers.
+pub fn shape(m: &Manager, root: Ref, ranks: &BTreeMap<Leaf, u32>, peer: PeerBy<'_>) -> Tree {
+    let (nodes, index, done) = Default::default();
+    let mut shape = Shape { m, ranks, nodes, index, done };
     let unmanaged = m.given(root, Question::PeerManaged, 0);
     let managed = m.given(root, Question::PeerManaged, 1);
+    let remains = match peer {
+        PeerBy::Labels => vec![managed],
+        PeerBy::Role(peers) => peers.remains(m, managed),
+    };
+    let managed = |shape: &mut Shape<'_>, family| {
+        let each = (0..).zip(&remains);
+        let steps = each.map(|(last, &at)| Step { last, to: shape.decide(at, family) }).collect();
+        shape.balance(Field::PeerRole, &merged(steps))
+    };
     let roots = Roots {
         unmanaged4: shape.decide(unmanaged, Family::V4),
-        managed4: shape.decide(managed, Family::V4),
+        managed4: managed(&mut shape, Family::V4),
         unmanaged6: shape.decide(unmanaged, Family::V6),
-        managed6: shape.decide(managed, Family::V6),
+        managed6: managed(&mut shape, Family::V6),
     };
     Tree { nodes: shape.nodes, roots }
 }
@@ -35,9 +56,10 @@ struct Step {
 
 struct Shape<'a> {
     m: &'a Manager,
+    ranks: &'a BTreeMap<Leaf, u32>,
     nodes: Vec<tree::Node>,
-    index: HashMap<tree::Node, NodeId>,
-    done: HashMap<(Ref, Family), NodeId>,
+    index: Map<tree::Node, NodeId>,
+    done: Map<(Ref, Family), NodeId>,
 }
 
 impl Shape<'_> {
@@ -47,7 +69,7 @@ impl Shape<'_> {
         }
         let m = self.m;
         let node = match m.node(at) {
-            Node::Leaf(leaf) => self.intern(tree::Node::Leaf(counted(*leaf))),
+            Node::Leaf(leaf) => self.intern(tree::Node::Leaf(counted(*leaf, self.ranks[leaf]))),
             Node::Ask(Question::PeerAddress, edges) => match family {
                 Family::V4 => self.address4(Field::PeerAddress4, edges),
                 Family::V6 => self.address6(Field::PeerAddress6High, Field::PeerAddress6Low, edges),
@@ -179,11 +201,11 @@ fn merged(steps: Vec<Step>) -> Vec<Step> {
     merged
 }
 
-fn counted(leaf: Leaf) -> tree::Leaf {
+pub(crate) fn counted(leaf: Leaf, rank: u32) -> tree::Leaf {
     let decision = decision(leaf);
     let counter =
         decision.rule.map_or(Reason::Default.counter(), |rule| maps::rule_counter(rule.0));
-    tree::Leaf { allow: decision.verdict == Verdict::Allow, counter }
+    tree::Leaf { allow: decision.verdict == Verdict::Allow, counter, rank }
 }
 
 fn number(n: u128) -> u64 {

@@ -15,6 +15,8 @@ pub enum Field {
     PeerSelf,
     /// The peer's value in this dimension (index as in the manifest). Only below managed roots.
     PeerLabel(u32),
+    /// The peer's role in the opposite direction (index as in the manifest). Only below managed roots.
+    PeerRole,
     /// 1 if both ends have the same value in this dimension and it is not unset. Only below managed roots.
     Same(u32),
     /// 1 if protocol and port are those the peer has by this name (index as in the manifest). Only below managed roots.
@@ -70,6 +72,8 @@ pub struct Leaf {
     pub allow: bool,
     /// Index in [`maps::COUNTERS`]: a rule's, or [`maps::Reason::Default`].
     pub counter: u32,
+    /// Of the answers of several trees in sequence the one with the greatest rank counts. Equal answers have equal ranks.
+    pub rank: u32,
 }
 
 /// The decision of one role in one direction.
@@ -131,6 +135,29 @@ impl Tree {
                 }
             }
         }
+    }
+
+    /// What trees in sequence say together.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn eval_all(trees: &[Self], kind: Kind, answer: &dyn Fn(Field) -> u64) -> Leaf {
+        let each = trees.iter().map(|tree| tree.eval(kind, answer));
+        each.max_by_key(|leaf| leaf.rank).expect("a program has a tree")
+    }
+
+    /// Comparisons on the way from a root to an answer if either outcome of each is as likely.
+    pub fn levels(&self, root: NodeId) -> f64 {
+        let mut levels: Vec<f64> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes[..=root.0 as usize] {
+            levels.push(match node {
+                Node::Compare { below, above, .. } => {
+                    1.0 + (levels[below.0 as usize] + levels[above.0 as usize]) / 2.0
+                }
+                Node::Leaf(_) => 0.0,
+            });
+        }
+        levels[root.0 as usize]
     }
 
     /// How many nodes compare.
@@ -228,7 +255,11 @@ impl Kind {
 impl Field {
     fn has_answer(self, kind: Kind) -> bool {
         match self {
-            Self::PeerSelf | Self::PeerLabel(_) | Self::Same(_) | Self::PeerPort(_) => kind.managed,
+            Self::PeerSelf
+            | Self::PeerLabel(_)
+            | Self::PeerRole
+            | Self::Same(_)
+            | Self::PeerPort(_) => kind.managed,
             Self::PeerAddress4 | Self::LocalAddress4 => kind.family == Family::V4,
             Self::PeerAddress6High
             | Self::PeerAddress6Low
@@ -243,6 +274,7 @@ impl Field {
         match self {
             Self::PeerSelf => "peer self".to_owned(),
             Self::PeerLabel(label) => format!("peer {}", name(label)),
+            Self::PeerRole => "peer role".to_owned(),
             Self::Same(label) => format!("same {}", name(label)),
             Self::PeerAddress4 | Self::PeerAddress6High => "peer address".to_owned(),
             Self::LocalAddress4 | Self::LocalAddress6High => "local address".to_owned(),
@@ -271,6 +303,7 @@ impl Field {
             }
             Self::PeerSelf
             | Self::PeerLabel(_)
+            | Self::PeerRole
             | Self::Same(_)
             | Self::PeerPort(_)
             | Self::LocalPort(_)

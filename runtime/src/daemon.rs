@@ -5,9 +5,11 @@
 use crate::apply::{self, ApplyError};
 use crate::control::{Control, ControlError};
 use crate::endpoints::{self, Place};
+use crate::idents::Network;
 use crate::inventory;
 use crate::kernel::{Kernel, KernelError};
-use crate::plan::{self, Plan, Seen, Unsupported};
+use crate::live;
+use crate::plan::{self, Plan, Unsupported};
 use crate::refusal::Refusal;
 use crate::status::{self, Status};
 use crate::workloads;
@@ -209,14 +211,8 @@ fn prepare(
     let differences = workloads::differences(&endpoints, &artifact.manifest.workloads);
     report(err, &workloads::warnings(&differences, path));
     plan::supported(&kernel.features()?, &artifact.manifest.kernel)?;
-    // Interfaces first: listing them gives the namespaces they lead into their identifiers.
-    let mut seen = Seen { links: kernel.links()?, ..Seen::default() };
-    for record in &records {
-        if let Place::Namespace(name) = &record.place {
-            seen.namespaces.insert(name.value.clone(), kernel.namespace(&name.value)?);
-        }
-    }
-    plan::plan(&records, &seen).map_err(refused)
+    let seen = live::look(kernel, &records)?;
+    plan::plan(&records, Network::of(artifact), &seen).map_err(refused)
 }
 
 fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, RunError> {
@@ -254,13 +250,11 @@ fn bound(plan: &Plan, artifact: &Artifact) -> String {
             addresses.join(" "),
         ));
     }
-    let n_addresses = plan.actions.iter().filter(|action| {
-        matches!(action, plan::Action::Fill { map, .. } if *map == seg_artifact::maps::ENDPOINTS)
-    });
+    let n_addresses = plan.given.iter().map(|given| given.addresses.len()).sum();
     out.push_str(&format!(
         "ready: {} bound, {} known, package {}, object {}\n",
         counted(plan.bindings.len(), "endpoint", "endpoints"),
-        counted(n_addresses.count(), "address", "addresses"),
+        counted(n_addresses, "address", "addresses"),
         artifact.manifest.package,
         artifact.digest,
     ));

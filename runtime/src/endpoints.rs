@@ -318,7 +318,7 @@ impl<'t> Reader<'t> {
             n_bound += usize::from(endpoint.place != Place::Remote);
         }
         for (n, what, max) in [
-            (owners.len(), "addresses", maps::ENDPOINTS_MAX),
+            (owners.len(), "addresses", maps::ADDRESSES_MAX),
             (n_bound, "interfaces", maps::LOCAL_MAX),
         ] {
             if n > max as usize {

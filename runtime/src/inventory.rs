@@ -6,7 +6,7 @@ use crate::endpoints::{Endpoint, Place};
 use crate::refusal::{Position, Problem, Refusal, nearest};
 use seg_artifact::manifest::{Label, Manifest};
 use seg_artifact::maps;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// An endpoint in the policy's numbers.
@@ -39,23 +39,65 @@ pub struct Record {
 /// # Errors
 /// Every label, value or name of a port the manifest does not know, in the order of the text.
 pub fn number(endpoints: &[Endpoint], manifest: &Manifest) -> Result<Vec<Record>, Vec<Refusal>> {
-    let others: Vec<BTreeSet<&str>> =
-        manifest.labels.iter().map(|label| other_values(label, endpoints)).collect();
+    let mut values = Values::default();
+    values.learn(endpoints, manifest);
     let (mut records, mut refusals) = (Vec::new(), Vec::new());
     for (number, endpoint) in (1..).zip(endpoints) {
+        match values.record(number, endpoint, manifest) {
+            Ok(record) => records.push(record),
+            Err(more) => refusals.extend(more),
+        }
+    }
+    refusals.sort_by_key(|refusal| refusal.at);
+    if refusals.is_empty() { Ok(records) } else { Err(refusals) }
+}
+
+/// The numbers of label values that no rule mentions, by dimension. A number once given stays.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    others: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+impl Values {
+    /// Numbers the values of endpoints that have none yet, in sorted order.
+    pub fn learn(&mut self, endpoints: &[Endpoint], manifest: &Manifest) {
+        for label in manifest.labels.iter().filter(|label| !label.closed) {
+            let known = self.others.entry(label.name.clone()).or_default();
+            let set = endpoints.iter().flat_map(|e| &e.labels);
+            let new: BTreeSet<&String> = set
+                .filter(|(key, _)| key.value == label.name)
+                .map(|(_, value)| &value.value)
+                .filter(|value| !label.values.contains(value) && !known.contains_key(*value))
+                .collect();
+            let first = label.values.len() + known.len() + 1;
+            known.extend(
+                (first..).zip(new).filter_map(|(n, v)| Some((v.clone(), u32::try_from(n).ok()?))),
+            );
+        }
+    }
+
+    /// An endpoint in the policy's numbers, once its values are learnt.
+    ///
+    /// # Errors
+    /// As [`number`].
+    pub fn record(
+        &self,
+        number: u32,
+        endpoint: &Endpoint,
+        manifest: &Manifest,
+    ) -> Result<Record, Vec<Refusal>> {
+        let mut refusals = Vec::new();
         let mut labels = vec![0; manifest.labels.len()];
         for (key, value) in &endpoint.labels {
-            let found = manifest.labels.iter().zip(&others).zip(&mut labels);
-            let Some(((label, others), place)) =
-                found.into_iter().find(|((label, _), _)| label.name == key.value)
-            else {
+            let mut found = manifest.labels.iter().zip(&mut labels);
+            let Some((label, place)) = found.find(|(label, _)| label.name == key.value) else {
                 let known = manifest.labels.iter().map(|label| label.name.as_str());
                 let near = nearest(&key.value, known);
                 let problem = Problem::Label { label: key.value.clone(), near };
                 refusals.push(Refusal { at: key.at, problem });
                 continue;
             };
-            match intern(label, others, &value.value) {
+            match self.number(label, &value.value) {
                 Some(number) => *place = number,
                 None => {
                     let problem = Problem::Value {
@@ -85,37 +127,33 @@ pub fn number(endpoints: &[Endpoint], manifest: &Manifest) -> Result<Vec<Record>
         };
         let name = endpoint.name.value.clone();
         let at = endpoint.name.at;
-        match (program(&manifest.outbound), program(&manifest.inbound)) {
-            (Some(outbound), Some(inbound)) => records.push(Record {
-                number,
-                name,
-                at,
-                is_self: endpoint.is_self,
-                addresses: endpoint.addresses.iter().map(|address| address.value).collect(),
-                values: [labels, ports].concat(),
-                place: endpoint.place.clone(),
-                outbound,
-                inbound,
-            }),
-            _ => refusals.push(Refusal { at, problem: Problem::NoProgram(name) }),
+        let (Some(outbound), Some(inbound)) =
+            (program(&manifest.outbound), program(&manifest.inbound))
+        else {
+            refusals.push(Refusal { at, problem: Problem::NoProgram(name) });
+            return Err(refusals);
+        };
+        if !refusals.is_empty() {
+            return Err(refusals);
+        }
+        Ok(Record {
+            number,
+            name,
+            at,
+            is_self: endpoint.is_self,
+            addresses: endpoint.addresses.iter().map(|address| address.value).collect(),
+            values: [labels, ports].concat(),
+            place: endpoint.place.clone(),
+            outbound,
+            inbound,
+        })
+    }
+
+    fn number(&self, label: &Label, value: &str) -> Option<u32> {
+        let listed = label.values.iter().position(|listed| listed == value);
+        match listed {
+            Some(listed) => u32::try_from(listed + 1).ok(),
+            None => self.others.get(&label.name)?.get(value).copied(),
         }
     }
-    refusals.sort_by_key(|refusal| refusal.at);
-    if refusals.is_empty() { Ok(records) } else { Err(refusals) }
-}
-
-/// Values of an open dimension that the manifest does not list.
-fn other_values<'e>(label: &Label, endpoints: &'e [Endpoint]) -> BTreeSet<&'e str> {
-    let set = endpoints.iter().flat_map(|e| &e.labels);
-    set.filter(|(key, value)| {
-        !label.closed && key.value == label.name && !label.values.contains(&value.value)
-    })
-    .map(|(_, value)| value.value.as_str())
-    .collect()
-}
-
-fn intern(label: &Label, others: &BTreeSet<&str>, value: &str) -> Option<u32> {
-    let listed = label.values.iter().position(|listed| listed == value);
-    let other = || Some(label.values.len() + others.iter().position(|other| *other == value)?);
-    u32::try_from(listed.or_else(other)? + 1).ok()
 }

@@ -1,11 +1,13 @@
 //! Everything that talks to the kernel stands behind [`Kernel`]: system calls, aya types and `unsafe` are below, plain values cross.
 
 pub mod linux;
+pub mod memory;
 pub mod netlink;
 
 #[cfg(test)]
 pub(crate) mod fake;
 
+use seg_artifact::maps::Store;
 use std::fmt;
 use std::io;
 
@@ -29,16 +31,21 @@ pub trait Kernel {
     /// [`KernelError::Call`].
     fn namespace(&mut self, name: &str) -> Result<Namespace, KernelError>;
 
-    /// Creates the object's maps. Its programs come with [`Self::load`].
+    /// Creates the object's maps, [`seg_artifact::maps::RECORDS`] with so many entries. Its programs come with [`Self::load`].
+    ///
+    /// What is open already goes on beside it, and shares its connection state; calls are about the newest.
     ///
     /// # Errors
     /// Any [`KernelError`].
-    fn open(&mut self, object: &[u8]) -> Result<(), KernelError>;
+    fn open(&mut self, object: &[u8], n_records: u32) -> Result<(), KernelError>;
 
-    /// Undoes [`Self::open`], and every load and fill with it.
+    /// Undoes the last [`Self::open`], and every load and fill after it.
     fn close(&mut self);
 
-    /// Has a program verified and loaded.
+    /// Closes all that is open but the newest.
+    fn retire(&mut self);
+
+    /// Has a program verified and loaded, if it is not yet.
     ///
     /// # Errors
     /// [`KernelError::Program`] with the end of the verifier's log.
@@ -50,7 +57,27 @@ pub trait Kernel {
     /// Any [`KernelError`].
     fn fill(&mut self, map: &str, key: &[u8], value: &[u8]) -> Result<(), KernelError>;
 
-    /// Lets a loaded program decide at a hook, before any other program there.
+    /// Takes a key out of a hash map of the object.
+    ///
+    /// # Errors
+    /// Any [`KernelError`].
+    fn remove(&mut self, map: &str, key: &[u8]) -> Result<(), KernelError>;
+
+    /// Writes into an array map of the object, after everything written before; each 16 bits change at once.
+    ///
+    /// # Errors
+    /// Any [`KernelError`], and only for the first store into a map.
+    fn store(&mut self, store: &Store) -> Result<(), KernelError>;
+
+    /// Waits until no packet is judged any more by what maps held before.
+    ///
+    /// # Errors
+    /// [`KernelError::Call`].
+    fn settle(&mut self) -> Result<(), KernelError>;
+
+    /// Lets a loaded program decide at a hook, before any other program there. If one of ours does, it takes its place: every
+    /// packet is judged by one of both.
+    ///
     ///
     /// # Errors
     /// Any [`KernelError`].
@@ -58,6 +85,12 @@ pub trait Kernel {
 
     /// Undoes [`Self::attach`]. Closing the last reference of a link cannot fail.
     fn detach(&mut self, at: &Hook);
+
+    /// Undoes an [`Self::attach`] that took the place of a program of what was opened before the newest.
+    ///
+    /// # Errors
+    /// Any [`KernelError`]; the newest goes on deciding there.
+    fn restore(&mut self, program: &str, at: &Hook) -> Result<(), KernelError>;
 
     /// The first `n` counters of the open object, summed over processors.
     ///
@@ -192,9 +225,9 @@ pub enum KernelError {
         /// The last lines of the verifier's log.
         log: String,
     },
-    /// The interface was replaced by another of its name.
-    #[error("interface `{0}` was replaced meanwhile")]
-    Replaced(String),
+    /// A store beyond the end of a map.
+    #[error("map `{0}` is smaller than the contract's")]
+    Bounds(String),
 }
 
 fn privilege(error: &io::Error) -> &'static str {

@@ -1,13 +1,14 @@
 //! Records and the interfaces seen, to what must be done. Pure.
 //!
 //! INVARIANT: in a plan everything is loaded before anything is filled, and everything filled before anything is attached;
-//! no interface is bound twice; a bound endpoint gets both of its hooks.
+//! no interface is bound twice; a bound endpoint gets both of its hooks. Every action says what undoes it.
 
 use crate::endpoints::{Located, Place};
+use crate::idents::{Exhausted, Given, Idents, Network};
 use crate::inventory::Record;
 use crate::kernel::{Features, Hook, Link, Namespace, Side};
-use crate::refusal::{Problem, Refusal, nearest};
-use seg_artifact::maps;
+use crate::refusal::{Position, Problem, Refusal, nearest};
+use seg_artifact::maps::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -27,13 +28,18 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Create the object's maps.
-    Open,
-    /// Load a program.
+    Open {
+        /// Entries of [`seg_artifact::maps::RECORDS`].
+        n_records: u32,
+    },
+    /// Load a program, if it is not.
     Load {
         /// Its name.
         program: String,
     },
-    /// Store a value in a map.
+    /// Write into an array. It is not undone: what fails later leaves nothing that leads there.
+    Store(Store),
+    /// Put a value into a hash.
     Fill {
         /// The map.
         map: &'static str,
@@ -41,6 +47,17 @@ pub enum Action {
         key: Vec<u8>,
         /// The value.
         value: Vec<u8>,
+        /// The value it had.
+        before: Option<Vec<u8>>,
+    },
+    /// Take a value out of a hash.
+    Remove {
+        /// The map.
+        map: &'static str,
+        /// The key.
+        key: Vec<u8>,
+        /// The value it had.
+        before: Vec<u8>,
     },
     /// Let a program decide.
     Attach {
@@ -48,27 +65,47 @@ pub enum Action {
         program: String,
         /// Where.
         at: Hook,
+        /// The program that decided there.
+        before: Option<String>,
+    },
+    /// Let a program decide in place of one of the policy before.
+    Replace {
+        /// Its name.
+        program: String,
+        /// Where.
+        at: Hook,
+        /// The other's name.
+        before: String,
     },
 }
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Open => write!(f, "create the maps"),
+            Self::Open { .. } => write!(f, "create the maps"),
             Self::Load { program } => write!(f, "load program `{program}`"),
+            Self::Store(store) => write!(f, "write into map `{}`", store.map),
             Self::Fill { map, .. } => write!(f, "fill map `{map}`"),
-            Self::Attach { program, at } => write!(f, "attach program `{program}` to {at}"),
+            Self::Remove { map, .. } => write!(f, "remove from map `{map}`"),
+            Self::Attach { program, at, .. } => write!(f, "attach program `{program}` to {at}"),
+            Self::Replace { program, at, before } => {
+                write!(f, "replace program `{before}` by `{program}` at {at}")
+            }
         }
     }
 }
 
 /// What must be done, and what it amounts to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// In this order.
     pub actions: Vec<Action>,
     /// The local endpoints among the records.
     pub bindings: Vec<Binding>,
+    /// What is given then.
+    pub idents: Idents,
+    /// The idents of each record.
+    pub given: Vec<Given>,
 }
 
 /// An endpoint and its interface.
@@ -80,6 +117,13 @@ pub struct Binding {
     pub outbound: Hook,
     /// Where what it receives is decided.
     pub inbound: Hook,
+}
+
+impl Binding {
+    /// Its programs, each with its place.
+    pub fn hooks(&self) -> [(&String, &Hook); 2] {
+        [(&self.record.outbound, &self.outbound), (&self.record.inbound, &self.inbound)]
+    }
 }
 
 /// Why this kernel cannot enforce the policy.
@@ -122,45 +166,48 @@ fn release(text: &str) -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// Plans the binding of records to the interfaces seen.
+/// Plans the binding of records to the interfaces seen, in this network.
 ///
 /// # Errors
-/// Every place that cannot be bound, in the order of the text.
-pub fn plan(records: &[Record], seen: &Seen) -> Result<Plan, Vec<Refusal>> {
-    let mut bindings: Vec<Binding> = Vec::new();
+/// Every place that cannot be bound, in the order of the text; or that there is too much to know.
+pub fn plan(records: &[Record], network: Network, seen: &Seen) -> Result<Plan, Vec<Refusal>> {
+    let mut bindings: Vec<Option<Binding>> = Vec::new();
     let mut refusals = Vec::new();
     let mut bound: BTreeMap<u32, &Record> = BTreeMap::new();
     for record in records {
-        let (at, found) = match &record.place {
-            Place::Remote => continue,
-            Place::Interface(name) => (name.at, interface(name, seen)),
-            Place::Namespace(name) => (name.at, peer(name, seen)),
-        };
-        let link = match found {
-            Ok(link) => link,
-            Err(problem) => {
-                refusals.push(Refusal { at, problem });
-                continue;
+        match bind(record, seen) {
+            Err(refusal) => refusals.push(refusal),
+            Ok(binding) => {
+                if let Some(index) = binding.as_ref().map(|binding| binding.outbound.index) {
+                    refusals.extend(bound.get(&index).map(|first| shared(first, record, &binding)));
+                    bound.entry(index).or_insert(record);
+                }
+                bindings.push(binding);
             }
-        };
-        if let Some(first) = bound.get(&link.index) {
-            let problem = Problem::SharedInterface {
-                interface: link.name.clone(),
-                first: first.name.clone(),
-                line: first.at.line,
-                second: record.name.clone(),
-            };
-            refusals.push(Refusal { at, problem });
         }
-        bound.entry(link.index).or_insert(record);
-        bindings.push(bind(record, link));
     }
-    if refusals.is_empty() {
-        let actions = actions(records, &bindings);
-        Ok(Plan { actions, bindings })
-    } else {
-        Err(refusals)
+    if !refusals.is_empty() {
+        return Err(refusals);
     }
+    fill(records, bindings, network).map_err(|exhausted| {
+        let at = Position { line: 1, column: 1 };
+        vec![Refusal { at, problem: exhausted.into() }]
+    })
+}
+
+/// Refuses a second endpoint behind an interface.
+pub fn shared(first: &Record, second: &Record, binding: &Option<Binding>) -> Refusal {
+    let at = match &second.place {
+        Place::Interface(name) | Place::Namespace(name) => name.at,
+        Place::Remote => second.at,
+    };
+    let problem = Problem::SharedInterface {
+        interface: binding.as_ref().map(|b| b.outbound.interface.clone()).unwrap_or_default(),
+        first: first.name.clone(),
+        line: first.at.line,
+        second: second.name.clone(),
+    };
+    Refusal { at, problem }
 }
 
 fn interface<'s>(name: &Located<String>, seen: &'s Seen) -> Result<&'s Link, Problem> {
@@ -197,49 +244,81 @@ fn ethernet(link: &Link) -> Result<&Link, Problem> {
     Err(Problem::NotEthernet { interface: link.name.clone(), link_type: link.link_type })
 }
 
-/// What an endpoint behind an interface sends, the interface receives; what the machine itself sends, its interface sends.
-fn bind(record: &Record, link: &Link) -> Binding {
+/// Where an endpoint's packets are decided, if here. What an endpoint behind an interface sends, the interface receives; what the
+/// machine itself sends, its interface sends.
+///
+/// # Errors
+/// Why its place cannot be bound.
+pub fn bind(record: &Record, seen: &Seen) -> Result<Option<Binding>, Refusal> {
+    let (at, found) = match &record.place {
+        Place::Remote => return Ok(None),
+        Place::Interface(name) => (name.at, interface(name, seen)),
+        Place::Namespace(name) => (name.at, peer(name, seen)),
+    };
+    let link = found.map_err(|problem| Refusal { at, problem })?;
     let hook = |side| Hook { index: link.index, interface: link.name.clone(), side };
     let (outbound, inbound) = match record.is_self {
         false => (hook(Side::Ingress), hook(Side::Egress)),
         true => (hook(Side::Egress), hook(Side::Ingress)),
     };
-    Binding { record: record.clone(), outbound, inbound }
+    Ok(Some(Binding { record: record.clone(), outbound, inbound }))
 }
 
-fn actions(records: &[Record], bindings: &[Binding]) -> Vec<Action> {
-    let mut actions = vec![Action::Open];
-    let hooks = || {
-        bindings.iter().flat_map(|binding| {
-            let record = &binding.record;
-            [(&record.outbound, &binding.outbound), (&record.inbound, &binding.inbound)]
-        })
-    };
-    let programs: BTreeSet<&String> = hooks().map(|(program, _)| program).collect();
+fn fill(
+    records: &[Record],
+    bindings: Vec<Option<Binding>>,
+    network: Network,
+) -> Result<Plan, Exhausted> {
+    let n_addresses = records.iter().map(|record| record.addresses.len()).sum();
+    let n_bound = bindings.iter().flatten().count();
+    let (mut idents, of_nets) = Idents::new(network, n_addresses, n_bound)?;
+    let hooks: Vec<(&String, &Hook)> = bindings.iter().flatten().flat_map(Binding::hooks).collect();
+    let programs: BTreeSet<&String> = hooks.iter().map(|(program, _)| *program).collect();
+    let mut actions = vec![Action::Open { n_records: idents.n_records() }];
     actions.extend(programs.into_iter().map(|program| Action::Load { program: program.clone() }));
-    // The machine's own packets to endpoints of this node come by no interface.
-    let others = bindings.iter().filter(|binding| !binding.record.is_self);
-    let interfaces: BTreeMap<u32, u32> =
-        others.map(|binding| (binding.record.number, binding.outbound.index)).collect();
-    for record in records {
-        let interface = interfaces.get(&record.number).copied().unwrap_or(0);
-        let value = maps::record(record.number, record.is_self, interface, &record.values);
-        actions.extend(record.addresses.iter().map(|address| Action::Fill {
-            map: maps::ENDPOINTS,
-            key: maps::address_key(*address).to_vec(),
-            value: value.clone(),
-        }));
+    actions.extend(of_nets);
+    let mut given = Vec::new();
+    for (record, binding) in records.iter().zip(&bindings) {
+        let interface = binding.as_ref().map(|binding| binding.outbound.index);
+        let change = idents.change(&Given::default(), Some((record, interface)))?;
+        actions.extend(change.enter.into_iter().chain(change.publish));
+        given.push(change.given);
     }
-    actions.extend(bindings.iter().map(|binding| {
-        let record = &binding.record;
-        Action::Fill {
-            map: maps::LOCAL,
-            key: binding.outbound.index.to_ne_bytes().to_vec(),
-            value: maps::record(record.number, record.is_self, 0, &record.values),
-        }
+    actions.extend(hooks.into_iter().map(|(program, at)| Action::Attach {
+        program: program.clone(),
+        at: at.clone(),
+        before: None,
     }));
-    actions.extend(
-        hooks().map(|(program, at)| Action::Attach { program: program.clone(), at: at.clone() }),
-    );
-    actions
+    Ok(Plan { actions, bindings: bindings.into_iter().flatten().collect(), idents, given })
+}
+
+/// What takes the place of an applied plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swap {
+    /// What must be done, in this order: the new generation is complete before it decides anywhere.
+    pub actions: Vec<Action>,
+    /// Hooks that the new plan has nothing at. They are let go when all else is done.
+    pub gone: Vec<Hook>,
+}
+
+/// Plans the change from a policy that is enforced on these bindings to a plan for another.
+///
+/// A hook of both is never without a program, nor with two.
+pub fn swap(old: &[Binding], new: &Plan) -> Swap {
+    let mut decided: BTreeMap<(u32, Side), (&String, &Hook)> = old
+        .iter()
+        .flat_map(Binding::hooks)
+        .map(|(program, at)| ((at.index, at.side), (program, at)))
+        .collect();
+    let actions = new.actions.iter().map(|action| {
+        let Action::Attach { program, at, .. } = action else { return action.clone() };
+        let before = decided.remove(&(at.index, at.side));
+        before.map_or(action.clone(), |(before, _)| Action::Replace {
+            program: program.clone(),
+            at: at.clone(),
+            before: before.clone(),
+        })
+    });
+    let actions = actions.collect();
+    Swap { actions, gone: decided.into_values().map(|(_, at)| at.clone()).collect() }
 }

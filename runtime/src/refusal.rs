@@ -1,5 +1,6 @@
 //! What is wrong with an endpoints file: one variant for each cause, each at its place.
 
+use crate::idents::Exhausted;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -111,7 +112,7 @@ pub enum Problem {
         /// The first.
         first: String,
     },
-    /// More than [`seg_artifact::maps::ENDPOINTS_MAX`] addresses or [`seg_artifact::maps::LOCAL_MAX`] interfaces.
+    /// More than [`seg_artifact::maps::ADDRESSES_MAX`] addresses or [`seg_artifact::maps::LOCAL_MAX`] interfaces.
     #[error("{n} {what}; a node knows at most {max}")]
     TooMany {
         /// How many.
@@ -121,6 +122,9 @@ pub enum Problem {
         /// The limit.
         max: u32,
     },
+    /// More than programs can look up.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
     /// Nothing to enforce on.
     #[error("no endpoint has an `interface` or `netns`: nothing would be enforced")]
     NothingBound,

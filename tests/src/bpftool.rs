@@ -12,9 +12,7 @@ static FOLDERS: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// What bpftool says; no pin stays in any case.
 pub fn load_and_dump(object: &Path, programs: &[&str]) -> Result<String, Failed> {
-    let n = FOLDERS.fetch_add(1, Ordering::Relaxed);
-    let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/seg-test-{}-{n}", std::process::id())));
-    bpftool(&["prog".as_ref(), "loadall".as_ref(), object, &pins.0])?;
+    let pins = load(object)?;
     let mut dumps = String::new();
     for program in programs {
         let pin = pins.0.join(program);
@@ -22,6 +20,28 @@ pub fn load_and_dump(object: &Path, programs: &[&str]) -> Result<String, Failed>
         dumps += &bpftool(&[&words[..], &[&pin, "linum".as_ref()]].concat())?;
     }
     Ok(dumps)
+}
+
+/// Loads an object and runs one of its programs on a frame; the result is what it returns.
+///
+/// # Errors
+/// As [`load_and_dump`].
+pub fn load_and_run(object: &Path, program: &str, frame: &[u8]) -> Result<u32, Failed> {
+    let pins = load(object)?;
+    let folder = tempfile::tempdir()?;
+    let (pin, data) = (pins.0.join(program), folder.path().join("frame"));
+    std::fs::write(&data, frame)?;
+    let words = ["prog", "run", "pinned"].map(Path::new);
+    let said = bpftool(&[&words[..], &[&pin, "data_in".as_ref(), &data]].concat())?;
+    let number = said.split("Return value: ").nth(1).and_then(|rest| rest.split(',').next());
+    Ok(number.ok_or_else(|| said.clone())?.parse()?)
+}
+
+fn load(object: &Path) -> Result<Pins, Failed> {
+    let n = FOLDERS.fetch_add(1, Ordering::Relaxed);
+    let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/seg-test-{}-{n}", std::process::id())));
+    bpftool(&["prog".as_ref(), "loadall".as_ref(), object, &pins.0])?;
+    Ok(pins)
 }
 
 /// A folder of pins, removed in the end whatever happens.

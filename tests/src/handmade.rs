@@ -17,8 +17,11 @@ const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;
 /// Map types, include/uapi/linux/bpf.h.
 const HASH: u32 = 1;
+const ARRAY: u32 = 2;
 const PERCPU_ARRAY: u32 = 6;
 const LRU_HASH: u32 = 9;
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
 
 /// A manifest of two dimensions: `app` open, `env` closed.
 ///
@@ -70,6 +73,7 @@ pub fn manifest() -> Manifest {
             ports: [("metrics".to_owned(), "tcp/9100".to_owned())].into(),
         }],
         not_after: None,
+        nets: Vec::new(),
         rules: vec![rule("allow", 2, "allow any -> any"), rule("deny", 3, "deny env:prod -> any")],
         sources: vec![Source { path: "web.seg".to_owned(), sha256: "0".repeat(64) }],
         digests: Digests {
@@ -123,8 +127,11 @@ pub fn build(manifest: &Manifest, programs: &[(&str, u32, i32)]) -> Vec<u8> {
     );
     let n_counters = maps::rule_counter(u32::try_from(manifest.rules.len()).expect("few"));
     let definitions = [
-        (maps::ENDPOINTS, HASH, maps::ADDRESS_KEY_BYTES, record, maps::ENDPOINTS_MAX),
-        (maps::LOCAL, HASH, 4, record, maps::LOCAL_MAX),
+        (maps::ADDRESSES4, ARRAY, 4, maps::ADDRESSES4_BYTES, 1),
+        (maps::ADDRESSES6, HASH, maps::ADDRESS_KEY_BYTES, 4, maps::IDENTS_MAX),
+        (maps::IDENTS, ARRAY, 4, maps::IDENTS_BYTES, 1),
+        (maps::RECORDS, ARRAY, 4, record, maps::RECORDS_MIN),
+        (maps::LOCAL, HASH, maps::LOCAL_KEY_BYTES, 4, maps::IDENTS_MAX),
         (maps::CONNTRACK, LRU_HASH, maps::CONNTRACK_KEY_BYTES, maps::CONNTRACK_VALUE_BYTES, 64),
         (maps::COUNTERS, PERCPU_ARRAY, 4, maps::COUNTER_BYTES, n_counters),
     ];
@@ -132,8 +139,10 @@ pub fn build(manifest: &Manifest, programs: &[(&str, u32, i32)]) -> Vec<u8> {
     let maps_section = object.add_section(Vec::new(), b"maps".to_vec(), SectionKind::Data);
     let mut counters = None;
     for (name, kind, key, value, entries) in definitions {
-        let data: Vec<u8> =
-            [kind, key, value, entries, 0].iter().flat_map(|n| n.to_le_bytes()).collect();
+        let data: Vec<u8> = [kind, key, value, entries, if kind == ARRAY { MMAPABLE } else { 0 }]
+            .iter()
+            .flat_map(|n| n.to_le_bytes())
+            .collect();
         let offset = object.append_section_data(maps_section, &data, 4);
         let symbol = symbol(&mut object, name, maps_section, offset, data.len(), SymbolKind::Data);
         if name == maps::COUNTERS {

@@ -16,9 +16,17 @@ pub mod demo;
 pub mod flows;
 pub mod generate;
 pub mod organisation;
+pub mod scale;
 pub mod package;
 pub mod packet;
 pub mod model;
 pub mod world;
 pub mod testrun;
+pub mod measure;
+pub mod live;
 pub mod editor;
+
+pub mod workload;
+pub mod bpf;
+pub mod assembler;
+pub mod contest;

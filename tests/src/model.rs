@@ -393,7 +393,7 @@ impl Model {
 /// If they differ.
 pub fn packet_parser_agrees(data: &[u8]) {
     thread_local! {
-        static WORLD: RefCell<World> = RefCell::new(World::new([allowing(&[(6, 80), (17, 53)]), allowing(&[(1, 8)])]));
+        static WORLD: RefCell<World> = RefCell::new(World::new([vec![allowing(&[(6, 80), (17, 53)])], vec![allowing(&[(1, 8)])]]));
     }
     let Some((&split, frame)) = data.split_first() else { return };
     WORLD.with_borrow_mut(|world| {

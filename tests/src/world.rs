@@ -4,17 +4,27 @@ use crate::model::{Flow, Model, Verdict};
 use crate::packet::{Extension, Packet, Transport};
 use crate::random::Random;
 use cranelift_codegen::ir::Function;
-use seg_artifact::maps;
+use seg_artifact::addresses::Nets;
+use seg_artifact::classes::{self, GROUPS_MAX};
+use seg_artifact::manifest::Net;
+use seg_artifact::maps::{self, About};
 use seg_compiler::native::Engine;
-use seg_compiler::program::{self, Way};
+use seg_compiler::program::{self, Judge, Layout, Way};
 use seg_compiler::tree::{Field, Leaf, Node, NodeId, Roots, Tree};
 use std::net::IpAddr;
 
 /// Label dimensions of the network.
-pub const N_LABELS: u32 = 3;
+const N_LABELS: u32 = 3;
 
 /// Named ports of the network.
-pub const N_PORTS: u32 = 2;
+const N_PORTS: u32 = 2;
+
+/// What its programs and records know.
+pub const LAYOUT: Layout =
+    Layout { n_labels: N_LABELS, n_ports: N_PORTS, n_nets: NETS.len() as u16 };
+
+/// Nets told apart, of neither endpoints nor all strangers.
+const NETS: [(&str, &str); 2] = [("192.0.2.0", "192.0.2.255"), ("224.0.0.0", "239.255.255.255")];
 
 /// An endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +88,7 @@ const NODE_MEMBER: u32 = 1;
 
 /// Both engines, with the same inventory, clock and trees.
 pub struct World {
-    trees: [Tree; 2],
+    trees: [Vec<Tree>; 2],
     engine: Engine,
     model: Model,
     /// Interface that packets came in by; 0 for none.
@@ -87,18 +97,19 @@ pub struct World {
 
 impl World {
     /// A world whose packets are judged by these trees: from local endpoints, and to them.
-    pub fn new(trees: [Tree; 2]) -> Self {
+    pub fn new(trees: [Vec<Tree>; 2]) -> Self {
         let functions = functions(&trees);
-        let mut engine =
-            Engine::new(&functions, N_LABELS + N_PORTS).expect("this machine runs programs");
+        let mut engine = Engine::new(&functions, LAYOUT, &[]).expect("this machine runs programs");
         let mut model = Model { now_ns: 1_000_000_000, ..Model::default() };
-        for (address, record) in endpoint_records() {
-            engine.set_endpoint(address, &record);
+        engine.set_nets(nets()).expect("room for the nets");
+        for known in inventory() {
+            engine.set_ident(known.ident, &known.about);
+            match known.who {
+                Who::Has(address) => engine.set_address(address, known.ident).expect("room"),
+                Who::Behind(ifindex, net) => engine.set_local(ifindex, net, known.ident),
+            }
         }
-        for (ifindex, record) in local_records() {
-            engine.set_local(ifindex, &record);
-            model.local.insert(ifindex, ifindex);
-        }
+        model.local.extend(LOCAL.map(|ifindex| (ifindex, ifindex)));
         for member in MEMBERS {
             for address in member.addresses {
                 let address = address.parse().expect("an address");
@@ -139,8 +150,8 @@ impl World {
         frame: &[u8],
         linear: usize,
     ) -> Result<Verdict, String> {
-        let tree = &self.trees[way as usize];
-        let says = |flow: &Flow| decide(tree, way, ifindex, flow);
+        let trees = &self.trees[way as usize];
+        let says = |flow: &Flow| decide(trees, way, ifindex, flow);
         self.engine.set_ingress(self.ingress);
         self.model.ingress = self.ingress;
         let expected = self.model.judge(way == Way::Outbound, ifindex, frame, &says);
@@ -158,23 +169,63 @@ impl World {
     }
 }
 
-fn functions([outbound, inbound]: &[Tree; 2]) -> [Function; 2] {
+fn functions([outbound, inbound]: &[Vec<Tree>; 2]) -> [Function; 2] {
     [
-        program::build("outbound", Way::Outbound, [N_LABELS, N_PORTS], outbound),
-        program::build("inbound", Way::Inbound, [N_LABELS, N_PORTS], inbound),
+        program::build("outbound", Way::Outbound, LAYOUT, Judge::Trees(outbound)),
+        program::build("inbound", Way::Inbound, LAYOUT, Judge::Trees(inbound)),
     ]
 }
 
-/// What the endpoint map holds.
-pub fn endpoint_records() -> Vec<(IpAddr, Vec<u8>)> {
-    let all = MEMBERS.iter().flat_map(|member| member.addresses.map(|address| (address, member)));
-    all.map(|(address, member)| (address.parse().expect("an address"), record(member))).collect()
+/// The nets, as a manifest has them.
+pub fn nets() -> Nets {
+    let net = |(first, last): (&str, &str)| {
+        let range = [first, last].map(|address| address.parse().expect("an address"));
+        Net { ranges: vec![range.into()] }
+    };
+    Nets::new(&NETS.map(net))
 }
 
-/// What the map of local endpoints holds.
-pub fn local_records() -> Vec<(u32, Vec<u8>)> {
-    let local = MEMBERS.iter().filter(|member| LOCAL.contains(&member.number));
-    local.map(|member| (member.number, record(member))).collect()
+/// An ident and what is known of it.
+pub struct Known {
+    /// The ident.
+    pub ident: u16,
+    /// What it stands for.
+    pub who: Who,
+    /// What programs read of it.
+    pub about: About,
+}
+
+/// What an ident stands for.
+pub enum Who {
+    /// This address of an endpoint.
+    Has(IpAddr),
+    /// The endpoint behind this interface, under an address in this net, or in none of them (0).
+    Behind(u32, u16),
+}
+
+/// All idents of endpoints.
+pub fn inventory() -> Vec<Known> {
+    let mut known = Vec::new();
+    for member in &MEMBERS {
+        let local = LOCAL.contains(&member.number);
+        let has = member.addresses.map(|address| Who::Has(address.parse().expect("an address")));
+        let behind = (0..=LAYOUT.n_nets).filter(|_| local);
+        let all = has.into_iter().chain(behind.map(|net| Who::Behind(member.number, net)));
+        for who in all {
+            let interface = if local { member.number } else { 0 };
+            let is_self = if member.is_self { maps::INTERFACE_SELF } else { 0 };
+            let (interface, record) = (interface | is_self, Some(record(member)));
+            let [source, destination] = roles(member).map(|role| {
+                let mut classes = [0; GROUPS_MAX];
+                classes[0] = role;
+                classes
+            });
+            let classes = classes::Net { source, destination };
+            let about = About { interface, record, classes };
+            known.push(Known { ident: LAYOUT.n_nets + 1 + known.len() as u16, who, about });
+        }
+    }
+    known
 }
 
 /// The interface of the local endpoint that has an address.
@@ -183,15 +234,26 @@ pub fn local_interface(address: IpAddr) -> Option<u32> {
     local.find(|m| m.addresses.iter().any(|a| a.parse() == Ok(address))).map(|m| m.number)
 }
 
+/// Its roles outbound and inbound. Whether they fit its labels does not matter to trees.
+fn roles(member: &Member) -> [u16; 2] {
+    [member.number as u16 % 2, 1 + member.number as u16]
+}
+
 fn record(member: &Member) -> Vec<u8> {
-    let interface = if member.number == NODE_MEMBER { member.number } else { 0 };
     let port = |port: Option<(u8, u16)>| port.map_or(0, |(p, n)| maps::port_value(p, n));
     let values = [member.labels.to_vec(), member.ports.map(port).to_vec()].concat();
-    maps::record(member.number, member.is_self, interface, &values)
+    maps::record(member.number, member.is_self, 0, &values)
+}
+
+/// The greatest of what the trees say.
+fn decide(trees: &[Tree], way: Way, ifindex: u32, flow: &Flow) -> Verdict {
+    let each = trees.iter().map(|tree| walk(tree, way, ifindex, flow));
+    let Leaf { allow, counter, .. } = each.max_by_key(|leaf| leaf.rank).expect("there is a tree");
+    Verdict { allow, counter }
 }
 
 /// Walks a tree the slow way.
-fn decide(tree: &Tree, way: Way, ifindex: u32, flow: &Flow) -> Verdict {
+fn walk(tree: &Tree, way: Way, ifindex: u32, flow: &Flow) -> Leaf {
     let Flow { connection, port, source_port, .. } = flow;
     let (local_address, peer_address) = match way {
         Way::Outbound => (connection.source, connection.destination),
@@ -210,7 +272,7 @@ fn decide(tree: &Tree, way: Way, ifindex: u32, flow: &Flow) -> Verdict {
     };
     loop {
         let (field, bound, below, above) = match tree.nodes[node.0 as usize] {
-            Node::Leaf(Leaf { allow, counter }) => return Verdict { allow, counter },
+            Node::Leaf(leaf) => return leaf,
             Node::Compare { field, bound, below, above } => (field, bound, below, above),
         };
         let calls = |member: Option<&Member>, n: u32| -> u64 {
@@ -221,6 +283,9 @@ fn decide(tree: &Tree, way: Way, ifindex: u32, flow: &Flow) -> Verdict {
         let value = match field {
             Field::PeerSelf => peer.is_some_and(|member| member.is_self).into(),
             Field::PeerLabel(d) => label(peer, d).into(),
+            Field::PeerRole => {
+                peer.map_or(0, |member| roles(member)[usize::from(way == Way::Outbound)]).into()
+            }
             Field::Same(d) => (label(peer, d) != 0 && label(peer, d) == label(local, d)).into(),
             Field::PeerPort(n) => calls(peer, n),
             Field::LocalPort(n) => calls(local, n),
@@ -252,7 +317,7 @@ fn low(address: IpAddr) -> u64 {
 
 /// A tree that denies everything but the protocol and ports given, by rules 0, 1, and so on.
 pub fn allowing(services: &[(u8, u16)]) -> Tree {
-    let mut nodes = vec![Node::Leaf(Leaf { allow: false, counter: 0 })];
+    let mut nodes = vec![Node::Leaf(Leaf { allow: false, counter: 0, rank: 0 })];
     let mut root = NodeId(0);
     let mut add = |node| {
         nodes.push(node);
@@ -260,7 +325,7 @@ pub fn allowing(services: &[(u8, u16)]) -> Tree {
     };
     for (rule, &(protocol, port)) in services.iter().enumerate() {
         let counter = maps::rule_counter(rule as u32);
-        let mut inside = add(Node::Leaf(Leaf { allow: true, counter }));
+        let mut inside = add(Node::Leaf(Leaf { allow: true, counter, rank: counter }));
         for (field, value) in [(Field::Port, port.into()), (Field::Protocol, protocol.into())] {
             inside = add(Node::Compare { field, bound: value, below: inside, above: root });
             if let Some(bound) = u64::checked_sub(value, 1) {
@@ -282,7 +347,7 @@ pub fn balanced_tree() -> Tree {
             let leaves = (0..64).map(|column| {
                 let number = row * 64 + column;
                 let counter = maps::rule_counter(number % 1_000);
-                nodes.push(Node::Leaf(Leaf { allow: number % 2 == 0, counter }));
+                nodes.push(Node::Leaf(Leaf { allow: number % 2 == 0, counter, rank: counter }));
                 NodeId(nodes.len() as u32 - 1)
             });
             let leaves = leaves.collect();
@@ -324,7 +389,7 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
     let mut needs = Vec::new();
     let mut nodes = Vec::new();
     for counter in [0, 16, 17, 18, 19, 20, 21] {
-        nodes.push(Node::Leaf(Leaf { allow: counter >= 18, counter }));
+        nodes.push(Node::Leaf(Leaf { allow: counter >= 18, counter, rank: counter }));
         needs.push(0);
     }
     while nodes.len() < size {
@@ -333,6 +398,7 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
             (Field::PeerLabel(0), 1),
             (Field::PeerLabel(1), 1),
             (Field::PeerLabel(2), 1),
+            (Field::PeerRole, 1),
             (Field::Same(0), 1),
             (Field::Same(1), 1),
             (Field::Same(2), 1),
@@ -358,6 +424,7 @@ pub fn random_tree(random: &mut Random, size: usize) -> Tree {
         let (around, last) = match field {
             Field::PeerSelf | Field::Same(_) | Field::PeerPort(_) | Field::LocalPort(_) => (0, 1),
             Field::PeerLabel(_) => (random.below(4) as u64, u32::MAX.into()),
+            Field::PeerRole => (random.below(5) as u64, u16::MAX.into()),
             Field::PeerAddress4 | Field::LocalAddress4 => {
                 (low(address(random)) & 0xffff_ffff, u32::MAX.into())
             }

@@ -9,13 +9,13 @@ mod layer7;
 
 use libtest_mimic::{Failed, Trial};
 use seg_compiler::decide::{answer, decide, decision};
-use seg_compiler::diagram::{Field, Manager, Ref};
+use seg_compiler::diagram::{Field, Manager};
 use seg_compiler::limits::LimitError;
 use seg_compiler::normalize::{normalize, rule_labels};
 use seg_compiler::prove::{Counterexample, Outcome, prove};
 use seg_compiler::rules::PortId;
 use seg_compiler::tree::{self, Family, Kind, Tree};
-use seg_compiler::trees::{self, Trees, Way};
+use seg_compiler::trees::{self, Config, Trees, Way};
 use seg_lang::analyze::analyze;
 use seg_lang::ast::{Direction, Expect};
 use seg_lang::eval::{self, Decision, Flow, Verdict};
@@ -26,7 +26,7 @@ use seg_lang::source::Sources;
 use seg_tests::generate;
 use seg_tests::harness::{self, Case};
 use seg_tests::random::Random;
-use seg_tests::{flows, package};
+use seg_tests::{flows, package, scale};
 use std::process::ExitCode;
 
 /// Flows are judged `POLICIES * FLOWS` times at each end.
@@ -42,6 +42,13 @@ fn main() -> ExitCode {
         Trial::test("chains_are_found_exactly_where_a_search_finds_them", chains::agree),
         Trial::test("chains_of_large_policies_exist", chains::large),
         Trial::test("requests_processes_and_names_are_decided_as_by_the_evaluator", layer7::agree),
+        Trial::test("parted_rules_and_roles_of_peers_decide_the_same", parted),
+        harness::unless_missing(
+            "classbench_is_decided_as_by_search",
+            scale::classbench().err(),
+            classbench,
+        ),
+        Trial::test("rules_about_labels_are_decided_by_role", labels),
         Trial::test("compiling_twice_gives_equal_trees", deterministic),
         Trial::test("a_diagram_beyond_its_budget_names_the_rules_that_cost_most", budget),
     ]);
@@ -55,13 +62,15 @@ fn shapes(case: &Case) -> Result<String, String> {
     let labels = &trees.rules.labels;
     let mut text = String::new();
     for (name, way) in [("outbound", &trees.outbound), ("inbound", &trees.inbound)] {
-        text += &format!("{name}\n{}", trees.diagrams.text(way.diagram, labels));
+        text += &format!("{name}\n{}", way.text(labels));
         text += &format!("roles from {:?}\n", way.roles.root);
         for (index, node) in way.roles.nodes.iter().enumerate() {
             let edges = node.edges.iter().map(|edge| format!(" ..{} -> {:?}", edge.last, edge.to));
             text += &format!("  {index} {:?}{}\n", node.field, edges.collect::<String>());
         }
-        for (program, tree) in way.roles.programs.iter().zip(&way.trees) {
+        let programs = way.roles.programs.iter().zip(&way.trees);
+        let each = programs.flat_map(|(program, trees)| trees.iter().map(move |t| (program, t)));
+        for (program, tree) in each {
             text += &format!(
                 "{program}: {} comparisons\n{}",
                 tree.n_comparisons(),
@@ -148,30 +157,30 @@ fn budget() -> Result<(), Failed> {
 }
 
 fn agree() -> Result<(), Failed> {
+    judged_by(&|_| Config::default())
+}
+
+fn parted() -> Result<(), Failed> {
+    judged_by(&|seed| match seed % 3 {
+        0 => Config { parting: Some(&[]), by_role: Some(true) },
+        1 => Config { parting: Some(&[2]), by_role: Some(true) },
+        _ => Config { parting: Some(&[1, 9, 20]), by_role: None },
+    })
+}
+
+fn judged_by(config: &dyn Fn(u64) -> Config) -> Result<(), Failed> {
     let (mut judged, mut by_rule, mut allowed, mut from_programs) = (0_usize, 0, 0, 0);
     for seed in 0..POLICIES {
         let policy = generate::policy(seed);
-        let trees = trees::compile(&policy)?;
+        let trees = trees::compile_as(&policy, config(seed))?;
         for flow in generate::flows(&policy, &mut Random::new(seed), FLOWS) {
             let wanted = eval::decide(&policy, &flow);
             judged += 1;
             by_rule += usize::from(wanted.rule.is_some());
             allowed += usize::from(wanted.verdict == Verdict::Allow);
-            for direction in [Direction::Outbound, Direction::Inbound] {
-                let found = diagram_says(&trees, &flow, direction);
-                let place =
-                    || format!("seed {seed} {direction:?} {flow:?}\n{}", trees.rules.text());
-                if found != wanted {
-                    return Err(format!("diagram {found:?}, wanted {wanted:?}: {}", place()).into());
-                }
-                let Some(leaf) = tree_says(&trees, &flow, direction) else { continue };
-                from_programs += 1;
-                let allow = wanted.verdict == Verdict::Allow;
-                let rule = wanted.rule.map(|rule| rule.0);
-                if (leaf.allow, leaf.rule()) != (allow, rule) {
-                    return Err(format!("tree {leaf:?}, wanted {wanted:?}: {}", place()).into());
-                }
-            }
+            let at_trees = decided(&trees, &flow, wanted);
+            from_programs +=
+                at_trees.map_err(|e| format!("seed {seed} {e}\n{}", trees.rules.text()))?;
         }
     }
     println!("{judged} flows, {by_rule} by a rule, {allowed} allowed, {from_programs} at trees");
@@ -179,6 +188,72 @@ fn agree() -> Result<(), Failed> {
     if judged < 20_000 || by_rule * 10 < judged * 5 || allowed * 12 < judged {
         return Err("the generated flows meet too few rules".into());
     }
+    Ok(())
+}
+
+/// At how many ends trees have decided the flow as wanted; the diagrams have at both.
+fn decided(trees: &Trees, flow: &Flow, wanted: Decision) -> Result<usize, String> {
+    let mut at_trees = 0;
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        let found = diagram_says(trees, flow, direction);
+        let place = || format!("{direction:?} {flow:?}");
+        if found != wanted {
+            return Err(format!("diagram {found:?}, wanted {wanted:?}: {}", place()));
+        }
+        let Some(leaf) = tree_says(trees, flow, direction) else { continue };
+        at_trees += 1;
+        let allow = wanted.verdict == Verdict::Allow;
+        if (leaf.allow, leaf.rule()) != (allow, wanted.rule.map(|rule| rule.0)) {
+            return Err(format!("tree {leaf:?}, wanted {wanted:?}: {}", place()));
+        }
+    }
+    Ok(at_trees)
+}
+
+/// Every set of a thousand rules, and one of ten thousand.
+fn classbench() -> Result<(), Failed> {
+    let folder = scale::classbench()?;
+    let mut sets: Vec<_> = std::fs::read_dir(&folder)?.flatten().map(|e| e.path()).collect();
+    sets.retain(|set| set.ends_with("fw1_10k") || set.to_string_lossy().ends_with("_1k"));
+    sets.sort();
+    for set in sets {
+        let lines = scale::lines(&std::fs::read_to_string(&set)?);
+        let policy = scale::policy(&lines);
+        let trees = trees::compile(&policy)?;
+        let (mut r, mut by_rule) = (Random::new(1), 0);
+        for flow in scale::flows(&lines, &mut r, 2_000) {
+            let wanted = scale::search(&lines, &flow);
+            by_rule += usize::from(wanted.rule.is_some());
+            decided(&trees, &flow, wanted).map_err(|e| format!("{}: {e}", set.display()))?;
+        }
+        let program = &trees.outbound.trees[0];
+        let needed: usize = program.iter().map(Tree::n_comparisons).sum();
+        println!("{}: {} trees, {needed} comparisons", set.display(), program.len());
+        if by_rule < 1_000 || needed > 9 * lines.len() {
+            return Err(format!("{}: {by_rule} by a rule, {needed}", set.display()).into());
+        }
+    }
+    // The search is judged by the evaluator.
+    let lines = scale::lines(&std::fs::read_to_string(folder.join("fw1_1k"))?);
+    let policy = scale::policy(&lines);
+    for flow in scale::flows(&lines, &mut Random::new(2), 1_000) {
+        if eval::decide(&policy, &flow) != scale::search(&lines, &flow) {
+            return Err(format!("the search is wrong about {flow:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Rules between applications, with hundreds of roles.
+fn labels() -> Result<(), Failed> {
+    let policy = scale::labels(300, 40, 1);
+    let trees = trees::compile(&policy)?;
+    for flow in generate::flows(&policy, &mut Random::new(1), 1_000) {
+        decided(&trees, &flow, eval::decide(&policy, &flow))?;
+    }
+    let comparisons = |trees: &Vec<Tree>| trees.iter().map(Tree::n_comparisons).sum::<usize>();
+    let largest = trees.inbound.trees.iter().map(comparisons).max();
+    println!("{} roles, at most {largest:?} comparisons", trees.inbound.trees.len());
     Ok(())
 }
 
@@ -291,9 +366,8 @@ fn deterministic() -> Result<(), Failed> {
 }
 
 fn diagram_says(trees: &Trees, flow: &Flow, direction: Direction) -> Decision {
-    let root: Ref = way(trees, direction).diagram;
     let labels = &trees.rules.labels;
-    decision(trees.diagrams.eval(root, &|field| answer(labels, flow, direction, field)))
+    decision(way(trees, direction).eval(&|field| answer(labels, flow, direction, field)))
 }
 
 fn way(trees: &Trees, direction: Direction) -> &Way {
@@ -311,15 +385,22 @@ fn tree_says(trees: &Trees, flow: &Flow, direction: Direction) -> Option<tree::L
     }
     let narrow = |field| u32::try_from(ask(field)).expect("a label value");
     let own: Vec<_> = trees.rules.labels.ids().map(|id| narrow(Field::LocalLabel(id))).collect();
+    let peer: Vec<_> = trees.rules.labels.ids().map(|id| narrow(Field::PeerLabel(id))).collect();
+    let opposite = match direction {
+        Direction::Outbound => &trees.inbound,
+        Direction::Inbound => &trees.outbound,
+    };
+    let peer_role = opposite.roles.role(ask(Field::PeerSelf) == 1, &peer)?;
     let way = way(trees, direction);
     let role = way.roles.role(ask(Field::LocalSelf) == 1, &own)?;
-    let tree: &Tree = &way.trees[role as usize];
+    let trees = &way.trees[role as usize];
     let family = if flow.source.address.is_ipv4() { Family::V4 } else { Family::V6 };
     let kind = Kind { managed: ask(Field::PeerManaged) == 1, family };
     let label = LabelId;
-    Some(tree.eval(kind, &|field| match field {
+    Some(Tree::eval_all(trees, kind, &|field| match field {
         tree::Field::PeerSelf => ask(Field::PeerSelf) as u64,
         tree::Field::PeerLabel(id) => ask(Field::PeerLabel(label(id))) as u64,
+        tree::Field::PeerRole => peer_role.into(),
         tree::Field::Same(id) => ask(Field::Same(label(id))) as u64,
         tree::Field::PeerAddress4 => u64::from(ask(Field::PeerAddress) as u32),
         tree::Field::LocalAddress4 => u64::from(ask(Field::LocalAddress) as u32),

@@ -9,6 +9,7 @@ use object::elf::{FileHeader64, SectionHeader64};
 use object::{Endianness, Object, ObjectSection};
 use seg_artifact::maps::CONNTRACK;
 use seg_artifact::object::{MANIFEST, OBJECT_BYTES_MAX, PROGRAM_SECTION, SEAL, open, seal};
+use seg_compiler::decided::{Config, Shape};
 use seg_compiler::pipeline::{self, Compiled};
 use seg_lang::analyze::analyze;
 use seg_tests::daemon::Daemon;
@@ -82,10 +83,14 @@ fn examples() -> Vec<(String, PathBuf)> {
 }
 
 fn compile(package: &Path) -> Result<Compiled, Failed> {
+    compile_as(package, Config::default())
+}
+
+fn compile_as(package: &Path, config: Config) -> Result<Compiled, Failed> {
     let package = segc::package::load(package).map_err(|error| error.0)?;
     let analysis = analyze(package.sources);
     let policy = analysis.policy.ok_or("the example does not check")?;
-    Ok(pipeline::compile(&policy, &analysis.sources, &package.name)?)
+    Ok(pipeline::compile(&policy, &analysis.sources, &package.name, config)?)
 }
 
 /// The smallest of the examples.
@@ -279,7 +284,7 @@ fn no_manifests(sound: &Value) -> Vec<Vec<u8>> {
         sound.replacen('{', "{\"more\":1,", 1),
         sound.replacen('{', "{\"mo\\u001bre\":1,", 1),
         sound.replacen('{', "{\"package\":\"other\",", 1),
-        "{\"format\":1,\"package\":\"\u{fffd}\"}".to_owned(),
+        "{\"format\":2,\"package\":\"\u{fffd}\"}".to_owned(),
     ];
     // U+FFFD stands for a byte that is no UTF-8.
     let bytes = texts.map(|text| text.into_bytes());
@@ -457,7 +462,7 @@ fn unloadable_objects(object: &[u8]) -> Result<Vec<(Vec<u8>, &'static str)>, Fai
         object[at..at + bytes.len()].copy_from_slice(bytes);
         seal(object)
     };
-    let endpoints = object[names.clone()].windows(9).position(|name| name == b"endpoints");
+    let idents = object[names.clone()].windows(7).position(|name| name == b"\0idents");
     Ok(vec![
         // `r0 = *(u64 *)(r5 + 0)` where no program has set r5 yet, and a jump to itself.
         (with(code, &[0x79, 0x50, 0, 0, 0, 0, 0, 0])?, "R5 !read_ok"),
@@ -465,7 +470,7 @@ fn unloadable_objects(object: &[u8]) -> Result<Vec<(Vec<u8>, &'static str)>, Fai
         // The length of the BTF's types, far outside the section.
         (with(btf.start + 12, &0x4000_0000_u32.to_ne_bytes())?, "cannot create the maps"),
         (with(btf.start, &[0; 24])?, "cannot create the maps"),
-        (with(names.start + endpoints.ok_or("no name")?, b"x")?, "cannot create the maps"),
+        (with(names.start + 1 + idents.ok_or("no name")?, b"x")?, "cannot create the maps"),
         (seal(moved(object, ".BTF", btf.start as u64, 0)?)?, "cannot create the maps"),
     ])
 }
@@ -540,12 +545,17 @@ fn same_bytes(example: &Path) -> Result<(), Failed> {
 }
 
 fn loads_with_bpftool(example: &Path) -> Result<(), Failed> {
-    let compiled = compile(example)?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("policy.bpf.o");
-    std::fs::write(&path, &compiled.object)?;
-    let programs: Vec<&str> = compiled.programs.iter().take(8).map(|p| p.name.as_str()).collect();
-    let dump = bpftool::load_and_dump(&path, &programs)?;
+    let dump = |compiled: &Compiled| {
+        std::fs::write(&path, &compiled.object)?;
+        let names = compiled.programs.iter().take(8).map(|program| program.name.as_str());
+        bpftool::load_and_dump(&path, &names.collect::<Vec<_>>())
+    };
+    dump(&compile(example)?)?;
+    // Where comparisons decide, each verdict is that of a line.
+    let compiled = compile_as(example, Config { shape: Some(Shape::Tree), ..Config::default() })?;
+    let dump = dump(&compiled)?;
     let rules = open(&compiled.object)?.manifest.rules;
     let shown = rules.iter().any(|rule| {
         let place = format!("line_num:{}", rule.line);

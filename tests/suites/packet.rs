@@ -2,7 +2,6 @@
 
 use libtest_mimic::{Failed, Trial};
 use seg_artifact::maps::{self, Reason};
-use seg_compiler::ir::Map;
 use seg_compiler::lower::lower;
 use seg_compiler::program::{self, Way};
 use seg_compiler::tree::Tree;
@@ -12,8 +11,8 @@ use seg_tests::packet::{self, Packet};
 use seg_tests::random::Random;
 use seg_tests::testrun::{IFINDEX, Kernel};
 use seg_tests::world::{
-    N_LABELS, N_PORTS, World, allowing, balanced_tree, endpoint_records, local_interface,
-    local_records, mutate, random_answer, random_packet, random_tree,
+    LAYOUT, Who, World, allowing, balanced_tree, inventory, local_interface, mutate, nets,
+    random_answer, random_packet, random_tree,
 };
 use std::collections::BTreeMap;
 
@@ -94,9 +93,9 @@ fn bytes(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// What policy says in all cases, both ways: rules 0, 1, and so on.
-fn case_trees() -> [Tree; 2] {
+fn case_trees() -> [Vec<Tree>; 2] {
     let tree = allowing(&[(6, 80), (17, 53), (132, 9), (1, 8), (58, 128), (47, 0)]);
-    [tree.clone(), tree]
+    [vec![tree.clone()], vec![tree]]
 }
 
 fn word(verdict: Verdict) -> String {
@@ -157,7 +156,7 @@ fn kernel_cases() -> Result<(), Failed> {
 }
 
 /// Worlds, each with its own trees, and frames in each.
-const WORLDS: usize = 60;
+const WORLDS: usize = 80;
 const FRAMES: usize = 1_000;
 
 fn seed() -> u64 {
@@ -237,10 +236,12 @@ fn random_frames() -> Result<(), Failed> {
     all_reasons(&seen)
 }
 
-fn random_trees(random: &mut Random) -> [Tree; 2] {
+/// One tree each way, or up to three in sequence.
+fn random_trees(random: &mut Random) -> [Vec<Tree>; 2] {
     [(); 2].map(|()| {
+        let n = 1 + random.below(3);
         let size = 10 + random.below(120);
-        random_tree(random, size)
+        (0..n).map(|_| random_tree(random, size)).collect()
     })
 }
 
@@ -278,15 +279,16 @@ fn load(world: &World) -> Result<Kernel, String> {
     let programs =
         world.functions().map(|function| lower(&function, "packet").map_err(|e| e.to_string()));
     let [outbound, inbound] = programs;
-    let kernel = Kernel::new(&[outbound?, inbound?], N_LABELS + N_PORTS)?;
-    let set = |map, key: &[u8], value: &[u8]| {
-        kernel.set(map, key, value).map_err(|e| format!("{map:?}: {e}"))
-    };
-    for (address, record) in endpoint_records() {
-        set(Map::Endpoints, &maps::address_key(address), &record)?;
-    }
-    for (ifindex, record) in local_records() {
-        set(Map::Local, &ifindex.to_ne_bytes(), &record)?;
+    let mut kernel = Kernel::new(&[outbound?, inbound?], LAYOUT.n_values(), &[])?;
+    kernel.set_nets(&nets())?;
+    for known in inventory() {
+        kernel.set_ident(known.ident, &known.about);
+        match known.who {
+            Who::Has(address) => kernel.set_address(address, known.ident)?,
+            Who::Behind(ifindex, net) => {
+                kernel.set_local(ifindex, net, known.ident).map_err(|e| e.to_string())?;
+            }
+        }
     }
     Ok(kernel)
 }
@@ -350,9 +352,9 @@ fn kernel() -> Result<(), Failed> {
 fn large() -> Result<(), Failed> {
     let mut random = Random::new(seed());
     for size in [300, 3_000, 20_000] {
-        let trees = [(); 2].map(|()| random_tree(&mut random, size));
+        let trees = [(); 2].map(|()| vec![random_tree(&mut random, size)]);
         load(&World::new(trees))?;
     }
-    load(&World::new([(); 2].map(|()| balanced_tree())))?;
+    load(&World::new([(); 2].map(|()| vec![balanced_tree()])))?;
     Ok(())
 }

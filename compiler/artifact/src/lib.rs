@@ -15,5 +15,7 @@
 
 pub mod version;
 pub mod maps;
+pub mod addresses;
+pub mod classes;
 pub mod manifest;
 pub mod object;

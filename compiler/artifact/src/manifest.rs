@@ -1,6 +1,6 @@
 //! What an object says about itself, as plain data: enough for `segd` to bind endpoints without knowing the language.
 
-use crate::version;
+use crate::{maps, version};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +24,9 @@ pub struct Manifest {
     /// Names of ports in the order of an endpoint record's ports, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// The nets that rules tell apart; net `i` of the list has ident `i + 1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<Net>,
     /// Which program decides what an endpoint sends.
     pub outbound: Roles,
     /// Which program decides what an endpoint receives.
@@ -53,6 +56,14 @@ pub struct Label {
     pub closed: bool,
     /// The values rules tell apart, sorted.
     pub values: Vec<String>,
+}
+
+/// Addresses that no rule tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Net {
+    /// Ascending ranges, the last address included, which no other range of the manifest overlaps.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
 }
 
 /// A workload of the sources.
@@ -117,7 +128,7 @@ pub struct Edge {
 }
 
 /// Another question, or the role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// Index into [`Roles::nodes`].
@@ -210,6 +221,9 @@ pub enum ManifestError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A net breaks its invariant.
+    #[error("the nets are inconsistent: {0}")]
+    Nets(&'static str),
     /// `not_after` is no date.
     #[error("`{date}` is not a date such as `2026-12-31`")]
     Date {
@@ -257,6 +271,7 @@ impl Manifest {
             let verified = roles.verify(manifest.labels.len());
             verified.map_err(|what| ManifestError::Roles { direction, what })?;
         }
+        manifest.verify_nets().map_err(ManifestError::Nets)?;
         manifest.verify_workloads()?;
         if let Some(date) = manifest.not_after.iter().find(|date| !is_date(date)) {
             return Err(ManifestError::Date { date: date.clone() });
@@ -266,6 +281,28 @@ impl Manifest {
 }
 
 impl Manifest {
+    /// How many nets there are: the idents above are those of endpoints.
+    pub fn n_nets(&self) -> u16 {
+        // INVARIANT: `verify_nets` made sure of it.
+        u16::try_from(self.nets.len()).unwrap_or(u16::MAX)
+    }
+
+    fn verify_nets(&self) -> Result<(), &'static str> {
+        if self.nets.len() >= maps::ADDRESSES_MAX as usize {
+            return Err("more than there are idents");
+        }
+        let mut ranges: Vec<(IpAddr, IpAddr)> =
+            self.nets.iter().flat_map(|net| net.ranges.iter().copied()).collect();
+        if ranges.iter().any(|(first, last)| first.is_ipv4() != last.is_ipv4() || first > last) {
+            return Err("a range that runs backwards");
+        }
+        ranges.sort_unstable();
+        match ranges.is_sorted_by(|(_, last), (first, _)| last < first) {
+            true => Ok(()),
+            false => Err("ranges that overlap"),
+        }
+    }
+
     fn verify_workloads(&self) -> Result<(), ManifestError> {
         let known: BTreeSet<&String> = self.labels.iter().map(|label| &label.name).collect();
         let mut taken = BTreeSet::new();

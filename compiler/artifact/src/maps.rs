@@ -2,32 +2,133 @@
 //!
 //! Numbers are in the byte order of the machine, addresses and ports in that of the network.
 
+use crate::classes::Net;
 use std::net::IpAddr;
 
-/// Hash from [`address_key`] to an endpoint record: every known endpoint, local or not.
-pub const ENDPOINTS: &str = "endpoints";
-/// Hash from interface index (`u32`) to the record of the local endpoint behind it.
+/// Array of one value: `u16 root[65536]`, then [`BLOCKS4`] blocks of `u16[256]`.
+///
+/// `root[a >> 16]` is a block, its entry `(a >> 8) & 255` another, and that one's entry `a & 255` the ident of IPv4 address
+/// `a`. Block 0 holds zeros and serves both levels. See [`crate::addresses`].
+pub const ADDRESSES4: &str = "addresses4";
+/// Hash from [`address_key`] to the ident (`u32`) of an endpoint's IPv6 address.
+pub const ADDRESSES6: &str = "addresses6";
+/// Array of one value, what programs ask most about idents: see [`IDENT_SOURCES`] and what follows it.
+pub const IDENTS: &str = "idents";
+/// Array from ident to the record of its endpoint.
+pub const RECORDS: &str = "records";
+/// Hash from [`local_key`] to an ident (`u32`): who stands behind an interface under an address that no endpoint has.
 pub const LOCAL: &str = "local";
 /// LRU hash from connection key to connection state.
 pub const CONNTRACK: &str = "conntrack";
 /// Per-CPU array of counters, index from [`Reason`] or [`rule_counter`].
 pub const COUNTERS: &str = "counters";
 
-/// Unit: entries. Every endpoint address of the network a node can know.
-pub const ENDPOINTS_MAX: u32 = 65_536;
+/// How many idents there are.
+///
+/// An ident is all that programs know of an address: 0 if no endpoint has it and no net that the policy tells apart holds it,
+/// then one for each of the manifest's nets, then one for each address of a known endpoint.
+/// Source: blocks of [`ADDRESSES4`] hold them in 16 bits.
+pub const IDENTS_MAX: u32 = 65_536;
+/// Most endpoint addresses a node can know: every ident but 0.
+pub const ADDRESSES_MAX: u32 = IDENTS_MAX - 1;
 /// Unit: entries. Interfaces bound on one node.
 pub const LOCAL_MAX: u32 = 4_096;
 /// Unit: entries. Connections remembered before the least recently used is forgotten.
 pub const CONNTRACK_MAX: u32 = 131_072;
+/// Fewest entries [`RECORDS`] is made with.
+pub const RECORDS_MIN: u32 = 4_096;
 
-/// Unit: bytes of an [`ENDPOINTS`] key.
+/// Blocks of [`ADDRESSES4`]: a power of two.
+///
+/// Source: chosen; 8 MiB hold every address of 16,000 networks of 256 addresses.
+pub const BLOCKS4: u32 = 16_384;
+/// Unit: bytes of a block.
+pub const BLOCK_BYTES: u32 = 512;
+/// Where the blocks begin in the value of [`ADDRESSES4`]. Unit: bytes.
+pub const ADDRESSES4_BLOCKS: u32 = 2 << 16;
+/// Unit: bytes of the value of [`ADDRESSES4`].
+pub const ADDRESSES4_BYTES: u32 = ADDRESSES4_BLOCKS + BLOCKS4 * BLOCK_BYTES;
+
+/// Where `u64[IDENTS_MAX]` begins in the value of [`IDENTS`]: four `u16` classes of each ident as a source. Unit: bytes.
+pub const IDENT_SOURCES: u32 = 0;
+/// The same of each ident as a destination. Unit: bytes.
+pub const IDENT_DESTINATIONS: u32 = 8 * IDENTS_MAX;
+/// Where `u32[IDENTS_MAX]` begins: the interface by which packets of the ident reach this node's programs, 0 if it is
+/// elsewhere, with [`INTERFACE_SELF`]. Unit: bytes.
+pub const IDENT_INTERFACES: u32 = 16 * IDENTS_MAX;
+/// Where `u64[IDENTS_MAX]` begins: four more classes of each ident as a source, for policies in so many groups. Unit: bytes.
+pub const IDENT_SOURCES_MORE: u32 = 20 * IDENTS_MAX;
+/// The same of each ident as a destination. Unit: bytes.
+pub const IDENT_DESTINATIONS_MORE: u32 = 28 * IDENTS_MAX;
+/// Unit: bytes of the value of [`IDENTS`].
+pub const IDENTS_BYTES: u32 = 36 * IDENTS_MAX;
+/// Set in an ident's interface if it is the machine itself.
+pub const INTERFACE_SELF: u32 = 1 << 31;
+
+/// Unit: bytes of an [`ADDRESSES6`] key.
 pub const ADDRESS_KEY_BYTES: u32 = 16;
+/// Unit: bytes of a [`LOCAL`] key.
+pub const LOCAL_KEY_BYTES: u32 = 8;
 
 /// Key of an address: IPv6 as it is, IPv4 mapped into `::ffff:0:0/96` (RFC 4291, section 2.5.5.2).
 pub fn address_key(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Key of the endpoint behind an interface, under an address in a net of the manifest, or 0 for none of them.
+pub fn local_key(interface: u32, net: u16) -> Vec<u8> {
+    [interface, net.into()].iter().flat_map(|n| n.to_ne_bytes()).collect()
+}
+
+/// Bytes to write into an array map: into its only value, or into [`RECORDS`] as if its values were one.
+///
+/// INVARIANT: offset and length are even, so that 16 bits are always written at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The map.
+    pub map: &'static str,
+    /// Where the bytes go. Unit: bytes.
+    pub offset: u32,
+    /// What is written.
+    pub bytes: Vec<u8>,
+}
+
+/// What is known of an ident.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// What classes it has.
+    pub classes: Net,
+    /// See [`IDENT_INTERFACES`].
+    pub interface: u32,
+    /// As [`record()`] makes it; none for a net.
+    pub record: Option<Vec<u8>>,
+}
+
+impl About {
+    /// What makes the ident known: to be written before it is the ident of any address.
+    pub fn stores(&self, ident: u16) -> Vec<Store> {
+        let at = u32::from(ident);
+        let idents = |offset, bytes: &[u8]| Store { map: IDENTS, offset, bytes: bytes.to_vec() };
+        let mut stores = vec![idents(IDENT_INTERFACES + 4 * at, &self.interface.to_ne_bytes())];
+        let Net { source, destination } = &self.classes;
+        for (classes, offsets) in [
+            (source, [IDENT_SOURCES, IDENT_SOURCES_MORE]),
+            (destination, [IDENT_DESTINATIONS, IDENT_DESTINATIONS_MORE]),
+        ] {
+            for (four, offset) in classes.chunks(4).zip(offsets) {
+                let bytes: Vec<u8> = four.iter().flat_map(|class| class.to_ne_bytes()).collect();
+                stores.push(idents(offset + 8 * at, &bytes));
+            }
+        }
+        stores.extend(self.record.as_ref().map(|record| {
+            // INVARIANT: a record has some 2 KiB at most, so that all of them end below 4 GiB.
+            let offset = at * u32::try_from(record.len()).unwrap_or(u32::MAX);
+            Store { map: RECORDS, offset, bytes: record.clone() }
+        }));
+        stores
     }
 }
 
@@ -53,7 +154,7 @@ pub const fn port_value(protocol: u8, port: u16) -> u32 {
     (protocol as u32) << 16 | port as u32
 }
 
-/// An endpoint record as [`ENDPOINTS`] and [`LOCAL`] hold it; `values` are those of the labels, then of the named ports.
+/// An endpoint record as [`RECORDS`] holds it; `values` are those of the labels, then of the named ports.
 pub fn record(endpoint: u32, is_self: bool, interface: u32, values: &[u32]) -> Vec<u8> {
     let flags = if is_self { FLAG_SELF } else { 0 };
     let mut bytes: Vec<u8> =

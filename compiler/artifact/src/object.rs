@@ -1,5 +1,6 @@
 //! Sections of a policy object, its seal, and the defensive reader.
 
+use crate::classes::{CLASSES, Classes, ClassesError};
 use crate::manifest::{Manifest, ManifestError};
 use object::{Architecture, Endianness, Object, ObjectSection, ObjectSymbol, SymbolKind};
 use sha2::{Digest, Sha256};
@@ -11,6 +12,8 @@ pub const MANIFEST: &str = ".seg.manifest";
 pub const SEAL: &str = ".seg.seal";
 /// Section of all programs; each is a function symbol in it. aya 0.14 and libbpf 1 both know this name, exactly.
 pub const PROGRAM_SECTION: &str = "classifier";
+/// Section of what programs only read, if they read anything; loaders make a map of it that nobody can change.
+pub const TABLES: &str = ".rodata";
 /// Unit: bytes of a [`SEAL`].
 pub const SEAL_BYTES: usize = 32;
 /// Largest object read. Unit: bytes.
@@ -40,6 +43,9 @@ pub enum OpenError {
     /// The manifest is refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The classes are refused.
+    #[error(transparent)]
+    Classes(#[from] ClassesError),
     /// A symbol that is not inside its section.
     #[error("the object is inconsistent: a symbol lies outside its section")]
     Symbol,
@@ -53,6 +59,8 @@ pub enum OpenError {
 pub struct Artifact {
     /// What it says about itself.
     pub manifest: Manifest,
+    /// What sorts ends into classes, if programs ask for them.
+    pub classes: Option<Classes>,
     /// SHA-256 of the whole file in hexadecimal; names the object in reports.
     pub digest: String,
 }
@@ -81,6 +89,13 @@ pub fn open(bytes: &[u8]) -> Result<Artifact, OpenError> {
     }
     let section = file.section_by_name(MANIFEST).ok_or(OpenError::Missing(MANIFEST))?;
     let manifest = Manifest::decode(section.data()?)?;
+    let classes = match file.section_by_name(CLASSES) {
+        Some(section) => {
+            let (labels, nets) = (manifest.labels.len(), manifest.nets.len());
+            Some(Classes::decode(section.data()?, labels, nets)?)
+        }
+        None => None,
+    };
     let code = file.section_by_name(PROGRAM_SECTION).ok_or(OpenError::Missing(PROGRAM_SECTION))?;
     let mut functions = BTreeSet::new();
     for symbol in file.symbols() {
@@ -99,7 +114,7 @@ pub fn open(bytes: &[u8]) -> Result<Artifact, OpenError> {
     if let Some(missing) = programs.into_iter().find(|name| !functions.contains(name.as_str())) {
         return Err(OpenError::Program(missing.clone()));
     }
-    Ok(Artifact { manifest, digest: hex(&Sha256::digest(bytes)) })
+    Ok(Artifact { manifest, classes, digest: hex(&Sha256::digest(bytes)) })
 }
 
 /// Writes the seal into an object that has a zero [`SEAL`] section.

@@ -1,7 +1,7 @@
 //! Numbers that name formats. Language edition, artifact format and crate version are separate.
 
 /// Format of the manifest and maps; `segd` accepts exactly this one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Edition of the language.
 pub const EDITION: &str = "2026";

@@ -17,7 +17,10 @@ use crate::report::{self, Report, github, json, say};
 use clap::ValueEnum;
 use seg_artifact::object::open;
 use seg_compiler::bpf;
-use seg_compiler::pipeline::{self, CompileError};
+use seg_compiler::check::{CheckError, check as check_object};
+use seg_compiler::cost::{Estimate, Size};
+use seg_compiler::decided::{Config as Shaping, Decided, Shape};
+use seg_compiler::pipeline::{self, CompileError, Compiled};
 use seg_compiler::target::{Asks, Unenforceable};
 use seg_lang::analyze::{Analysis, Config, analyze_as};
 use seg_lang::codes;
@@ -123,8 +126,57 @@ struct Made {
     made: Vec<String>,
 }
 
+/// How `segc build` works.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuildConfig {
+    /// The shape to decide in; `None` for the one that costs less.
+    pub shape: Option<ShapeName>,
+    /// Whether to say what the shapes cost.
+    pub explain_shape: bool,
+    /// Whether it reads back what it has made.
+    pub read_back: ReadBack,
+}
+
+/// Whether `segc build` reads back what it has made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadBack {
+    /// It proves that the object decides as the rules do, or writes nothing.
+    #[default]
+    Check,
+    /// It does not.
+    Skip,
+}
+
+/// The shapes of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShapeName {
+    /// Comparisons, a program for each role.
+    Tree,
+    /// Tables, for all endpoints together.
+    Tables,
+}
+
+impl From<ShapeName> for Shape {
+    fn from(name: ShapeName) -> Self {
+        match name {
+            ShapeName::Tree => Self::Tree,
+            ShapeName::Tables => Self::Tables,
+        }
+    }
+}
+
+impl From<Shape> for ShapeName {
+    fn from(shape: Shape) -> Self {
+        match shape {
+            Shape::Tree => Self::Tree,
+            Shape::Tables => Self::Tables,
+        }
+    }
+}
+
 /// `segc build`.
-pub fn build(input: Input<'_>, file: &Path, format: Format) -> Outcome {
+pub fn build(input: Input<'_>, file: &Path, config: BuildConfig, format: Format) -> Outcome {
     let checked = match checked("build", input, format) {
         Ok(checked) => checked,
         Err(outcome) => return outcome,
@@ -138,10 +190,28 @@ pub fn build(input: Input<'_>, file: &Path, format: Format) -> Outcome {
         }
         Err(error) => return too_large(&checked, &error.into(), format),
     }
-    let compiled = match pipeline::compile(&checked.policy, &checked.sources, &checked.name) {
-        Ok(compiled) => compiled,
-        Err(error) => return too_large(&checked, &error, format),
+    let shaping = Shaping { shape: config.shape.map(Shape::from), ..Shaping::default() };
+    let compiled =
+        match pipeline::compile(&checked.policy, &checked.sources, &checked.name, shaping) {
+            Ok(compiled) => compiled,
+            Err(error) => return too_large(&checked, &error, format),
+        };
+    let not_read_back = match config.read_back {
+        ReadBack::Skip => Some("as asked".to_owned()),
+        ReadBack::Check => match read_back_of(&compiled) {
+            Ok(what) => what,
+            Err(error) => {
+                let message = format!(
+                    "the object cannot be shown to do what the rules say, and nothing was written; this is a bug of segc, please report it: {error}"
+                );
+                failed(&message, format);
+                return Outcome::Internal;
+            }
+        },
     };
+    if let Some(what) = not_read_back.as_ref().filter(|_| format != Format::Json) {
+        report::complain(&format!("note: not read back: {what}\n"));
+    }
     if let Err(error) = write(file, &compiled.object) {
         return misuse(&LoadError(format!("cannot write {}: {error}", file.display())), format);
     }
@@ -153,23 +223,44 @@ pub fn build(input: Input<'_>, file: &Path, format: Format) -> Outcome {
             file: file.display().to_string(),
             bytes: compiled.object.len(),
             sha256: artifact.digest,
+            not_read_back,
             programs: compiled.programs.iter().map(program_size).collect(),
+            shapes: compiled.considered.iter().map(ShapeCost::from).collect(),
             diagnostics: json::findings(checked.report(&checked.warnings)),
         }),
-        Format::Text => say!(
-            "{}: {} bytes, {} (largest {}), {}, sha256 {}",
-            file.display(),
-            compiled.object.len(),
-            count(compiled.programs.len(), "program"),
-            count(largest, "instruction"),
-            count(checked.policy.rules.len(), "rule"),
-            artifact.digest
-        ),
+        Format::Text => {
+            if config.explain_shape {
+                explain_shape(&compiled.considered);
+            }
+            say!(
+                "{}: {} bytes, {} (largest {}), {}, sha256 {}",
+                file.display(),
+                compiled.object.len(),
+                count(compiled.programs.len(), "program"),
+                count(largest, "instruction"),
+                count(checked.policy.rules.len(), "rule"),
+                artifact.digest
+            )
+        }
         Format::Sarif | Format::Github | Format::Junit => {
             checked.report(&checked.warnings).print(format);
         }
     }
     Outcome::Clean
+}
+
+/// Checks what is compiled; what is left out, and why.
+fn read_back_of(compiled: &Compiled) -> Result<Option<String>, CheckError> {
+    if let Decided::Trees(trees) = &compiled.decided
+        && trees.outbound.parts.len() > 1
+    {
+        return Ok(Some("programs of several trees".to_owned()));
+    }
+    match check_object(&compiled.decided, &compiled.object) {
+        Ok(_) => Ok(None),
+        Err(CheckError::Limit(limit)) => Ok(Some(limit.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// Replaces the file in one step: a reader sees the old text or the new one. What is no file, such as `/dev/null` or a pipe,
@@ -203,7 +294,12 @@ struct Built {
     file: String,
     bytes: usize,
     sha256: String,
+    /// What of it was not checked, if not all of it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_read_back: Option<String>,
     programs: Vec<ProgramSize>,
+    /// What each shape that was looked at costs, the one chosen first.
+    shapes: Vec<ShapeCost>,
     diagnostics: Vec<json::Finding>,
 }
 
@@ -211,6 +307,47 @@ struct Built {
 struct ProgramSize {
     name: String,
     instructions: usize,
+}
+
+/// What one shape costs per packet.
+#[derive(Serialize)]
+struct ShapeCost {
+    shape: ShapeName,
+    /// For packets that differ in all they can. Unit: nanoseconds.
+    random_ns: f64,
+    /// For a packet like the one before. Unit: nanoseconds.
+    same_ns: f64,
+}
+
+impl From<&Estimate> for ShapeCost {
+    fn from(of: &Estimate) -> Self {
+        let ns = |ps: u64| ps as f64 / 1_000.0;
+        Self { shape: of.shape.into(), random_ns: ns(of.random_ps), same_ns: ns(of.same_ps) }
+    }
+}
+
+fn explain_shape(considered: &[Estimate]) {
+    for (place, estimate) in considered.iter().enumerate() {
+        let ShapeCost { shape, random_ns, same_ns } = estimate.into();
+        let size = match estimate.size {
+            Size::Tree { programs, comparisons, levels } => format!(
+                "{}, the largest of {}, {}.{} on the way to a verdict",
+                count(programs, "program"),
+                count(comparisons, "comparison"),
+                levels / 100,
+                levels % 100 / 10
+            ),
+            Size::Tables { groups, rows, bytes } => format!(
+                "{}, {rows} of them as rows with buckets, {bytes} bytes",
+                count(groups, "group")
+            ),
+        };
+        let (chosen, name) = (if place == 0 { "chosen" } else { "" }, shape.to_possible_value());
+        let name = name.map(|name| name.get_name().to_owned()).unwrap_or_default();
+        say!(
+            "shape {name:<6} {random_ns:5.1} ns for packets that differ, {same_ns:4.1} ns for the same again: {size} {chosen}"
+        );
+    }
 }
 
 fn program_size(program: &bpf::Program) -> ProgramSize {

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use segc::commands::{self, Format, Input, Outcome, Output};
+use segc::commands::{self, BuildConfig, Format, Input, Outcome, Output, ReadBack, ShapeName};
 use segc::package::LoadError;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +60,15 @@ enum Command {
         /// The object to write.
         #[arg(short, long, default_value = "policy.bpf.o")]
         output: PathBuf,
+        /// Decide by comparisons or by tables, whatever costs less.
+        #[arg(long)]
+        shape: Option<ShapeName>,
+        /// Say what each shape would cost and which was chosen.
+        #[arg(long)]
+        explain_shape: bool,
+        /// Write the object without reading it back; for benchmarks only.
+        #[arg(long)]
+        no_check: bool,
     },
     /// Say what becomes of one flow and which rule decides it.
     Explain {
@@ -158,7 +167,11 @@ fn run(arguments: &Arguments) -> Outcome {
             commands::fmt(paths, mode, output)
         }
         Command::Test { path } => commands::test(input(path), format),
-        Command::Build { path, output: file } => commands::build(input(path), file, format),
+        Command::Build { path, output: file, shape, explain_shape, no_check } => {
+            let read_back = if *no_check { ReadBack::Skip } else { ReadBack::Check };
+            let config = BuildConfig { shape: *shape, explain_shape: *explain_shape, read_back };
+            commands::build(input(path), file, config, format)
+        }
         Command::Explain { source, destination, service, path } => {
             commands::explain(source, destination, service, input(path), output)
         }

@@ -7,6 +7,12 @@ use crate::ir::Map;
 use regalloc2::{Allocation, Block, Edit, InstOrEdit, Output};
 use std::ops::Range;
 
+/// Longest short jump. Unit: slots.
+///
+/// Source: 16 bits, less what a verified program grows by when the kernel writes out context loads and map lookups: it refuses
+/// a short jump that this pushes out of reach (`bpf_adj_branches` in kernel/bpf/core.c).
+const REACH: u16 = 24_576;
+
 /// Emits a program.
 ///
 /// # Errors
@@ -133,7 +139,11 @@ impl Emitter<'_> {
             Op::Const(bits) => self.constant(allocs.next(), bits, line),
             Op::Map(map) => {
                 let dst = allocs.next();
-                self.slots.push(Slot { insn: Insn::MapFd { dst, fd: 0 }, map: Some(map), line });
+                let insn = match map {
+                    Map::Tables => Insn::MapValue { dst, fd: 0 },
+                    _ => Insn::MapFd { dst, fd: 0 },
+                };
+                self.slots.push(Slot { insn, map: Some(map), line });
                 self.push(Insn::High(0), line);
             }
             Op::Frame(offset) => {
@@ -319,7 +329,7 @@ impl Emitter<'_> {
         for (&block, end) in order.iter().zip(ends) {
             let at = starts[block] + self.blocks[block].slots.len();
             if let Some(&Goto::If { width, cond, dst, src, target }) = end.first()
-                && i16::try_from(distance(at, starts[target])).is_err()
+                && near(distance(at, starts[target])).is_none()
             {
                 // INVARIANT: selection makes only conditions that have an inverse.
                 let cond = cond.inverse().expect("an inverse");
@@ -361,14 +371,11 @@ impl Goto {
             Self::Exit => Insn::Exit,
             Self::Always { target } => {
                 let offset = distance(at, starts[target]);
-                match i16::try_from(offset) {
-                    Ok(offset) => Insn::Jump { offset },
-                    Err(_) => Insn::JumpLong { offset },
-                }
+                near(offset).map_or(Insn::JumpLong { offset }, |offset| Insn::Jump { offset })
             }
             Self::If { width, cond, dst, src, target } => {
                 // INVARIANT: `lengthen` left no conditional jump that does not reach.
-                let offset = i16::try_from(distance(at, starts[target])).expect("in reach");
+                let offset = near(distance(at, starts[target])).expect("in reach");
                 Insn::Branch { width, cond, dst, src, offset }
             }
             Self::Around { width, cond, dst, src } => {
@@ -381,6 +388,11 @@ impl Goto {
 fn distance(from: usize, to: usize) -> i32 {
     // INVARIANT: programs are far below 2^31 slots, or they would not have fitted into memory.
     (to as i64 - from as i64 - 1) as i32
+}
+
+/// The offset of a short jump, if it takes no more than one.
+fn near(offset: i32) -> Option<i16> {
+    i16::try_from(offset).ok().filter(|offset| offset.unsigned_abs() <= REACH)
 }
 
 fn add(program: &mut Program, insn: Insn, line: u32) {

@@ -1,9 +1,12 @@
-//! The tree: one block per node, each field read once per root.
+//! The trees: one block per node, each field read once per root.
+//!
+//! INVARIANT: trees in sequence share no value but the pointers to records. Each reads its fields again and leaves its answer
+//! in memory that the kernel's verifier does not track, so that it follows the sum of the trees and not their product.
 
 use super::identify::{Ends, peer_offset};
-use super::{Notes, Program, Way};
+use super::{Layout, Notes, Program, Way};
 use crate::ir::Stage;
-use crate::tree::{Field, Node, NodeId, Tree};
+use crate::tree::{Field, Leaf, Node, NodeId, Roots, Tree};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, InstBuilder, SourceLoc, Type, Value, types};
 use cranelift_frontend::Variable;
@@ -17,15 +20,92 @@ pub(super) struct Verdicts {
     pub(super) deny: Block,
 }
 
-/// Goes to a verdict with its counter.
+/// An answer of one tree among several, as 64 bits of a stack slot: the rank, then these 32 bits.
+struct Answer;
+
+impl Answer {
+    /// Unit: bytes.
+    const BYTES: u32 = 8;
+    /// Where the rank is, and one more than it so that it is never zero.
+    const RANK: i32 = 4;
+    /// Keeps the lower half from being zero.
+    const NOTED: u32 = 1 << 31;
+    /// Whether it allows.
+    const ALLOW: u32 = 1 << 30;
+    /// The counter.
+    const COUNTER: u32 = Self::ALLOW - 1;
+}
+
+/// Goes to a verdict with its counter: that of the tree, or the greatest of all trees.
 pub(super) fn emit(
     p: &mut Program<'_>,
     way: Way,
-    [n_labels, n_ports]: [u32; 2],
-    tree: &Tree,
+    layout: Layout,
+    trees: &[Tree],
     ends: Ends,
 ) -> Verdicts {
-    let [allow, deny, ip4, ip6, managed4, managed6] = [(); 6].map(|()| p.block());
+    let [allow, deny] = [(); 2].map(|()| p.block());
+    if let [tree] = trees {
+        emit_tree(p, way, layout, tree, ends, &|p, leaf| {
+            p.note_counter(leaf.counter);
+            p.jump(if leaf.allow { allow } else { deny }, &[]);
+        });
+        return Verdicts { allow, deny };
+    }
+    let offset = |index: usize| (index * Answer::BYTES as usize) as i32;
+    let answers = p.slot(offset(trees.len()) as u32);
+    for (index, tree) in trees.iter().enumerate() {
+        let next = p.block();
+        emit_tree(p, way, layout, tree, ends, &|p, leaf| {
+            let verdict = if leaf.allow { Answer::ALLOW } else { 0 };
+            assert!(leaf.counter <= Answer::COUNTER, "{leaf:?} has no counter");
+            let noted = (Answer::NOTED | verdict | leaf.counter) as i32;
+            // The upper half second: only a whole that is written in parts is forgotten.
+            p.store_constant(types::I32, noted.into(), answers, offset(index));
+            let rank = i64::from(leaf.rank) + 1;
+            p.store_constant(types::I32, rank, answers, offset(index) + Answer::RANK);
+            p.jump(next, &[]);
+        });
+        p.switch(next);
+        p.b.seal_block(next);
+    }
+    p.stage(Stage::Decide);
+    let mut greatest = p.load(types::I64, answers, 0);
+    for index in 1..trees.len() {
+        // Without a branch: the verifier would follow both ways to the end.
+        let other = p.load(types::I64, answers, offset(index));
+        let difference = p.b.ins().isub(greatest, other);
+        let sign = p.b.ins().sshr_imm_u(difference, 63);
+        let missing = p.b.ins().band(difference, sign);
+        greatest = p.b.ins().isub(greatest, missing);
+    }
+    let counter = p.b.ins().band_imm_u(greatest, i64::from(Answer::COUNTER));
+    let counter = p.b.ins().ireduce(types::I32, counter);
+    p.store(counter, p.notes, Notes::COUNTER);
+    let allowed = p.b.ins().band_imm_u(greatest, i64::from(Answer::ALLOW));
+    p.branch(allowed, allow, deny);
+    Verdicts { allow, deny }
+}
+
+/// Whether it matters who the ends are, beyond their addresses.
+pub(super) fn asks_who(tree: &Tree) -> bool {
+    let Roots { unmanaged4, managed4, unmanaged6, managed6 } = tree.roots;
+    let asks = |node: &Node| match node {
+        Node::Compare { field, .. } => of_record(*field) || matches!(field, Field::LocalPort(_)),
+        Node::Leaf(_) => false,
+    };
+    unmanaged4 != managed4 || unmanaged6 != managed6 || tree.nodes.iter().any(asks)
+}
+
+fn emit_tree(
+    p: &mut Program<'_>,
+    way: Way,
+    layout: Layout,
+    tree: &Tree,
+    ends: Ends,
+    answer: &dyn Fn(&mut Program<'_>, Leaf),
+) {
+    let [ip4, ip6, managed4, managed6] = [(); 4].map(|()| p.block());
     let roots = tree.roots;
     let all = [roots.unmanaged4, roots.managed4, roots.unmanaged6, roots.managed6];
     let reached = reachable(tree, &all);
@@ -44,20 +124,49 @@ pub(super) fn emit(
         p.switch(family);
         p.b.seal_block(family);
         let of_packet = fields_below(tree, &[unmanaged_root, managed_root]);
+        let of_peer = fields_below(tree, &[managed_root]);
+        let asks_own = of_packet.iter().any(|f| matches!(f, Field::LocalPort(_)))
+            || of_peer.iter().any(|f| matches!(f, Field::Same(_)));
+        let own = asks_own.then(|| ends.record(p, ends.own));
         for field in of_packet.into_iter().filter(|&f| !of_record(f)) {
-            let value = match field {
-                Field::LocalPort(port) => calls(p, n_labels, n_ports, ends.local, port),
+            let value = match (field, own) {
+                (Field::LocalPort(port), Some(own)) => calls(p, layout, own, port),
                 _ => read_packet_field(p, way, field),
             };
             p.b.def_var(variables[&field], value);
         }
-        p.b.ins().brif(ends.peer, managed, &[], blocks[&unmanaged_root], &[]);
+        if unmanaged_root == managed_root {
+            p.jump(managed, &[]);
+        } else {
+            let is_managed = ends.is_managed(p, ends.peer);
+            p.b.ins().brif(is_managed, managed, &[], blocks[&unmanaged_root], &[]);
+        }
         p.switch(managed);
         p.b.seal_block(managed);
-        for field in fields_below(tree, &[managed_root]).into_iter().filter(|&f| of_record(f)) {
-            let value = match field {
-                Field::PeerPort(port) => calls(p, n_labels, n_ports, ends.peer, port),
-                _ => read_record_field(p, n_labels, ends, field),
+        let elsewhere = |field| matches!(field, Field::PeerSelf | Field::PeerRole);
+        let asks_peer = of_peer.iter().any(|&f| of_record(f) && !elsewhere(f));
+        let peer = asks_peer.then(|| ends.record(p, ends.peer));
+        for field in of_peer.into_iter().filter(|&f| of_record(f)) {
+            let value = match (field, peer, own) {
+                (Field::PeerPort(port), Some(peer), _) => calls(p, layout, peer, port),
+                (Field::PeerLabel(dimension), Some(peer), _) => {
+                    read_label(p, layout, peer, dimension)
+                }
+                (Field::Same(dimension), Some(peer), Some(own)) => {
+                    same(p, layout, [peer, own], dimension)
+                }
+                (Field::PeerSelf, ..) => {
+                    let interface = ends.interface(p, ends.peer);
+                    p.b.ins().ushr_imm_u(interface, i64::from(maps::INTERFACE_SELF.ilog2()))
+                }
+                (Field::PeerRole, ..) => {
+                    let classes = match way {
+                        Way::Outbound => maps::IDENT_DESTINATIONS,
+                        Way::Inbound => maps::IDENT_SOURCES,
+                    };
+                    ends.class(p, ends.peer, classes)
+                }
+                _ => unreachable!("{field:?} is no field of a record that was looked up"),
             };
             p.b.def_var(variables[&field], value);
         }
@@ -83,12 +192,10 @@ pub(super) fn emit(
                     Some(_) => leaf.counter,
                     None => Stage::Decide as u32,
                 }));
-                p.note_counter(leaf.counter);
-                p.jump(if leaf.allow { allow } else { deny }, &[]);
+                answer(p, leaf);
             }
         }
     }
-    Verdicts { allow, deny }
 }
 
 fn field(tree: &Tree, id: NodeId) -> Option<Field> {
@@ -116,9 +223,25 @@ fn reachable(tree: &Tree, roots: &[NodeId]) -> BTreeSet<NodeId> {
     reached
 }
 
-/// Whether the field is read from the peer's record; the others are the packet's, or of it and this end's record.
+/// Whether the field is of the peer as an endpoint; the others are the packet's, or of it and this end's record.
 fn of_record(field: Field) -> bool {
-    matches!(field, Field::PeerSelf | Field::PeerLabel(_) | Field::Same(_) | Field::PeerPort(_))
+    match field {
+        Field::PeerSelf
+        | Field::PeerLabel(_)
+        | Field::PeerRole
+        | Field::Same(_)
+        | Field::PeerPort(_) => true,
+        Field::LocalPort(_)
+        | Field::PeerAddress4
+        | Field::LocalAddress4
+        | Field::PeerAddress6High
+        | Field::PeerAddress6Low
+        | Field::LocalAddress6High
+        | Field::LocalAddress6Low
+        | Field::Protocol
+        | Field::Port
+        | Field::SourcePort => false,
+    }
 }
 
 fn ty(field: Field) -> Type {
@@ -129,6 +252,7 @@ fn ty(field: Field) -> Type {
         | Field::LocalAddress6Low => types::I64,
         Field::PeerSelf
         | Field::PeerLabel(_)
+        | Field::PeerRole
         | Field::Same(_)
         | Field::PeerPort(_)
         | Field::LocalPort(_)
@@ -162,6 +286,7 @@ fn read_packet_field(p: &mut Program<'_>, way: Way, field: Field) -> Value {
         Field::SourcePort => (types::I16, p.notes, Notes::SOURCE_PORT),
         Field::PeerSelf
         | Field::PeerLabel(_)
+        | Field::PeerRole
         | Field::Same(_)
         | Field::PeerPort(_)
         | Field::LocalPort(_) => unreachable!("{field:?} is no field of a packet"),
@@ -173,43 +298,29 @@ fn read_packet_field(p: &mut Program<'_>, way: Way, field: Field) -> Value {
     }
 }
 
-fn read_record_field(p: &mut Program<'_>, n_labels: u32, ends: Ends, field: Field) -> Value {
-    let label = |dimension: u32| {
-        assert!(dimension < n_labels, "there is no label dimension {dimension}");
-        (maps::RECORD_LABELS + 4 * dimension) as i32
-    };
-    match field {
-        Field::PeerSelf => {
-            let flags = p.read(types::I32, ends.peer, maps::RECORD_FLAGS as i32);
-            p.b.ins().band_imm_u(flags, i64::from(maps::FLAG_SELF))
-        }
-        Field::PeerLabel(dimension) => p.read(types::I32, ends.peer, label(dimension)),
-        Field::Same(dimension) => {
-            let peer = p.read(types::I32, ends.peer, label(dimension));
-            let local = p.read(types::I32, ends.local, label(dimension));
-            let same = p.b.ins().icmp(IntCC::Equal, peer, local);
-            let set = p.b.ins().icmp_imm_u(IntCC::NotEqual, peer, 0);
-            let both = p.b.ins().band(same, set);
-            p.b.ins().uextend(types::I32, both)
-        }
-        Field::PeerAddress4
-        | Field::LocalAddress4
-        | Field::PeerAddress6High
-        | Field::PeerAddress6Low
-        | Field::LocalAddress6High
-        | Field::LocalAddress6Low
-        | Field::PeerPort(_)
-        | Field::LocalPort(_)
-        | Field::Protocol
-        | Field::Port
-        | Field::SourcePort => unreachable!("{field:?} is no field of a record"),
-    }
+fn read_label(p: &mut Program<'_>, layout: Layout, record: Value, dimension: u32) -> Value {
+    assert!(dimension < layout.n_labels, "there is no label dimension {dimension}");
+    p.read(types::I32, record, (maps::RECORD_LABELS + 4 * dimension) as i32)
+}
+
+/// 1 if both records have a value in the dimension, and the same one.
+pub(super) fn same(
+    p: &mut Program<'_>,
+    layout: Layout,
+    records: [Value; 2],
+    dimension: u32,
+) -> Value {
+    let [peer, own] = records.map(|record| read_label(p, layout, record, dimension));
+    let same = p.b.ins().icmp(IntCC::Equal, peer, own);
+    let set = p.b.ins().icmp_imm_u(IntCC::NotEqual, peer, 0);
+    let both = p.b.ins().band(same, set);
+    p.b.ins().uextend(types::I32, both)
 }
 
 /// 1 if protocol and port of the packet are those the record has by a name.
-fn calls(p: &mut Program<'_>, n_labels: u32, n_ports: u32, record: Value, port: u32) -> Value {
-    assert!(port < n_ports, "there is no named port {port}");
-    let offset = maps::RECORD_LABELS + 4 * (n_labels + port);
+pub(super) fn calls(p: &mut Program<'_>, layout: Layout, record: Value, port: u32) -> Value {
+    assert!(port < layout.n_ports, "there is no named port {port}");
+    let offset = maps::RECORD_LABELS + 4 * (layout.n_labels + port);
     let known = p.read(types::I32, record, offset as i32);
     let protocol = p.load(types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32);
     let protocol = p.b.ins().uextend(types::I32, protocol);

@@ -189,56 +189,58 @@ fn ipv6(p: &mut Program<'_>, frame: &Frame, at: Value) {
 }
 
 /// Walks the chain of extension headers; position and next header are in the notes and the key.
+///
+/// INVARIANT: a turn of the loop has one way to the next. The verifier follows each way of each turn anew, so that a branch
+/// for each kind of header would cost it ten thousand instructions for every program.
 fn extensions(p: &mut Program<'_>, frame: &Frame) {
-    let [header, known, fragment, generic, on, last] = [(); 6].map(|()| p.block());
+    let [header, last] = [(); 2].map(|()| p.block());
     let n_seen = p.b.append_block_param(header, types::I32);
-    let bytes = p.b.append_block_param(on, types::I64);
     let none = p.constant(types::I32, 0);
     p.jump(header, &[none]);
 
     p.switch(header);
-    let next = p.load(types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32);
-    for extension in [
+    let next = p.load_wide(types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32);
+    p.leave_if(IntCC::UnsignedGreaterThanOrEqual, next, 64, last);
+    let extensions = [
         protocol::HOP_BY_HOP,
         protocol::ROUTING,
         protocol::FRAGMENT,
         protocol::AH,
         protocol::DESTINATION,
-    ] {
-        p.leave_if(IntCC::Equal, next, extension, known);
-    }
-    p.jump(last, &[]);
+    ];
+    let set = p.constant(types::I64, extensions.iter().fold(0, |set, number| set | 1 << number));
+    let shifted = p.b.ins().ushr(set, next);
+    let is_extension = p.b.ins().band_imm_u(shifted, 1);
+    p.leave_if(IntCC::Equal, is_extension, 0, last);
 
-    p.switch(known);
     p.end_if(IntCC::Equal, n_seen, EXTENSIONS_MAX, Reason::Extension);
     let eight = p.constant(types::I64, 8);
     let at = position(p, frame, Some(eight));
     let pointer = p.b.ins().iadd(frame.data, at);
     readable(p, frame, pointer, 8);
     let following = p.read(types::I8, pointer, 0);
+    let [routing, fragment, ah] =
+        [protocol::ROUTING, protocol::FRAGMENT, protocol::AH].map(|number| mask(p, next, number));
+    let segments_left = p.read_wide(types::I8, pointer, 3);
+    let segments_left = p.b.ins().band(segments_left, routing);
+    p.end_if(IntCC::NotEqual, segments_left, 0, Reason::Extension);
+    let offset = p.read_wide(types::I16, pointer, 2);
+    let offset = p.b.ins().band_imm_u(offset, wire(0xfff8));
+    let offset = p.b.ins().band(offset, fragment);
+    p.end_if(IntCC::NotEqual, offset, 0, Reason::Fragment);
+    let seen = p.load(types::I8, p.notes, Notes::FRAGMENT);
+    let this = p.b.ins().ireduce(types::I8, fragment);
+    let this = p.b.ins().band_imm_u(this, 1);
+    let seen = p.b.ins().bor(seen, this);
+    p.store(seen, p.notes, Notes::FRAGMENT);
+
     let length = p.read_wide(types::I8, pointer, 1);
-    p.leave_if(IntCC::Equal, next, protocol::FRAGMENT, fragment);
+    let words = p.b.ins().iadd_imm_u(length, 1);
+    let bytes = p.b.ins().ishl_imm_u(words, 3);
     let words = p.b.ins().iadd_imm_u(length, 2);
     let ah_bytes = p.b.ins().ishl_imm_u(words, 2);
-    leave_with(p, next, protocol::AH, on, &[ah_bytes]);
-    p.leave_if(IntCC::NotEqual, next, protocol::ROUTING, generic);
-    let segments_left = p.read(types::I8, pointer, 3);
-    p.end_if(IntCC::NotEqual, segments_left, 0, Reason::Extension);
-    p.jump(generic, &[]);
-
-    p.switch(generic);
-    let words = p.b.ins().iadd_imm_u(length, 1);
-    let generic_bytes = p.b.ins().ishl_imm_u(words, 3);
-    p.jump(on, &[generic_bytes]);
-
-    p.switch(fragment);
-    let offset = p.read(types::I16, pointer, 2);
-    let offset = p.b.ins().band_imm_u(offset, wire(0xfff8));
-    p.end_if(IntCC::NotEqual, offset, 0, Reason::Fragment);
-    p.store_constant(types::I8, 1, p.notes, Notes::FRAGMENT);
-    p.jump(on, &[eight]);
-
-    p.switch(on);
+    let bytes = choose(p, ah, ah_bytes, bytes);
+    let bytes = choose(p, fragment, eight, bytes);
     p.store(following, p.key, maps::CONNTRACK_PROTOCOL as i32);
     let transport = p.b.ins().iadd(at, bytes);
     note_offset(p, transport, Notes::TRANSPORT);
@@ -248,6 +250,20 @@ fn extensions(p: &mut Program<'_>, frame: &Frame) {
     p.switch(last);
     p.end_if(IntCC::Equal, next, protocol::ICMP, Reason::Malformed);
     p.jump(frame.transport, &[]);
+}
+
+/// All bits if a number below 2^63 is another, else none; without a branch.
+fn mask(p: &mut Program<'_>, value: Value, number: i64) -> Value {
+    let differs = p.b.ins().bxor_imm_u(value, number);
+    let borrows = p.b.ins().iadd_imm_s(differs, -1);
+    p.b.ins().sshr_imm_u(borrows, 63)
+}
+
+/// One of two numbers by a [`mask`].
+fn choose(p: &mut Program<'_>, mask: Value, all: Value, none: Value) -> Value {
+    let differ = p.b.ins().bxor(all, none);
+    let differ = p.b.ins().band(differ, mask);
+    p.b.ins().bxor(none, differ)
 }
 
 /// Reads the transport header; goes on with ports, port and kind noted.

@@ -29,8 +29,8 @@ pub(super) fn emit(p: &mut Program<'_>, way: Way, ends: Ends, verdicts: Verdicts
     p.stage(Stage::Track);
     let (touch, pass) = (p.block(), p.block());
     let [state, now] = [types::I64; 2].map(|ty| p.b.append_block_param(touch, ty));
-    let source = (way == Way::Inbound).then_some(ends.peer);
-    allow(p, verdicts.allow, source, touch, pass);
+    let sender = (way == Way::Inbound).then_some(ends);
+    allow(p, verdicts.allow, sender, touch, pass);
     deny(p, verdicts.deny, touch);
 
     // Remembers that the connection is alive.
@@ -44,8 +44,8 @@ pub(super) fn emit(p: &mut Program<'_>, way: Way, ends: Ends, verdicts: Verdicts
     p.end(PASS);
 }
 
-/// `source` is the record of the source, or 0, if another program of this node may have judged the packet before.
-fn allow(p: &mut Program<'_>, block: Block, source: Option<Value>, touch: Block, pass: Block) {
+/// `sender` is given if another program of this node may have judged the packet before.
+fn allow(p: &mut Program<'_>, block: Block, sender: Option<Ends>, touch: Block, pass: Block) {
     let [opens, new] = [(); 2].map(|()| p.block());
     p.switch(block);
     kind(p, Kind::OPENS, opens, pass);
@@ -57,8 +57,8 @@ fn allow(p: &mut Program<'_>, block: Block, source: Option<Value>, touch: Block,
     p.jump(touch, &[state, now]);
 
     p.switch(new);
-    if let Some(source) = source {
-        check_way(p, source);
+    if let Some(ends) = sender {
+        check_way(p, ends);
     }
     let value = p.b.create_sized_stack_slot(StackSlotData::new(
         StackSlotKind::ExplicitSlot,
@@ -80,11 +80,11 @@ fn allow(p: &mut Program<'_>, block: Block, source: Option<Value>, touch: Block,
 
 /// A packet of an endpoint of this node has passed its program, which has noted the connection; at least it came by its interface.
 /// One that did neither comes from a stranger who uses the address.
-fn check_way(p: &mut Program<'_>, source: Value) {
+fn check_way(p: &mut Program<'_>, ends: Ends) {
     let genuine = p.block();
-    p.leave_if(IntCC::Equal, source, 0, genuine);
-    let interface = p.read(types::I32, source, maps::RECORD_INTERFACE as i32);
-    p.leave_if(IntCC::Equal, interface, 0, genuine);
+    let interface = ends.interface(p, ends.peer);
+    // Negative is the machine itself, whose packets come by none.
+    p.leave_if(IntCC::SignedLessThanOrEqual, interface, 0, genuine);
     let ingress = p.read(types::I32, p.skb, skb::INGRESS_IFINDEX);
     p.end_if(IntCC::NotEqual, ingress, interface, Reason::Spoofed);
     p.jump(genuine, &[]);

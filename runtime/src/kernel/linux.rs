@@ -1,22 +1,20 @@
 //! The running Linux kernel, through aya and netlink.
 
+use super::memory::Memory;
 use super::netlink::Route;
 use super::{Count, Features, Hook, Kernel, KernelError, Link, Namespace, Side};
-use aya::maps::{Map, PerCpuArray};
-use aya::programs::links::LinkOrder;
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use seg_artifact::maps;
+use seg_artifact::maps::{self, Store};
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 /// Where `ip netns` and container runtimes name namespaces.
 const NAMESPACES: &str = "/run/netns";
@@ -24,12 +22,36 @@ const NAMESPACES: &str = "/run/netns";
 const LOG_LINES: usize = 16;
 /// `BPF_MAP_UPDATE_ELEM` of `enum bpf_cmd`, include/uapi/linux/bpf.h.
 const MAP_UPDATE_ELEM: libc::c_long = 2;
+/// `BPF_MAP_DELETE_ELEM`.
+const MAP_DELETE_ELEM: libc::c_long = 3;
+
+/// `BPF_LINK_CREATE` and `BPF_LINK_UPDATE`, as above.
+const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of `enum bpf_attach_type`.
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
+/// `BPF_F_BEFORE`; before nothing in particular is before all.
+const BEFORE: u32 = 1 << 3;
+/// `MEMBARRIER_CMD_GLOBAL`, include/uapi/linux/membarrier.h.
+const GLOBAL_BARRIER: libc::c_long = 1;
+
+/// The file system of BPF, where a map stands while one generation hands it to the next.
+const BPF_FILES: &str = "/sys/fs/bpf";
 
 /// The kernel this process runs on.
 #[derive(Default)]
 pub struct Linux {
-    object: Option<Ebpf>,
-    links: BTreeMap<Hook, SchedClassifierLink>,
+    /// The newest last.
+    generations: Vec<Generation>,
+    /// By index and side: an interface may get another name.
+    links: BTreeMap<(u32, Side), OwnedFd>,
+}
+
+struct Generation {
+    object: Ebpf,
+    /// The array maps written to.
+    arrays: BTreeMap<&'static str, Memory>,
 }
 
 impl Kernel for Linux {
@@ -92,21 +114,39 @@ impl Kernel for Linux {
         Ok(id.map_or(Namespace::Unrelated, Namespace::Known))
     }
 
-    fn open(&mut self, object: &[u8]) -> Result<(), KernelError> {
+    fn open(&mut self, object: &[u8], n_records: u32) -> Result<(), KernelError> {
+        let state = self.generations.last().map(|_| self.lend(maps::CONNTRACK)).transpose()?;
         // A seal tells that nothing changed, not who made it, and aya's reader of BTF indexes by what it reads.
-        let opened = std::panic::catch_unwind(|| EbpfLoader::new().load(object))
+        let load = || {
+            let mut loader = EbpfLoader::new();
+            loader.map_max_entries(maps::RECORDS, n_records);
+            if let Some(state) = &state {
+                loader.map_pin_path(maps::CONNTRACK, state.0.as_path());
+            }
+            loader.load(object)
+        };
+        let opened = std::panic::catch_unwind(load)
             .map_err(|_| KernelError::Object("its BTF breaks the loader".to_owned()))?;
-        self.object = Some(opened.map_err(|error| KernelError::Object(chain(&error)))?);
+        let object = opened.map_err(|error| KernelError::Object(chain(&error)))?;
+        self.generations.push(Generation { object, arrays: BTreeMap::new() });
         Ok(())
     }
 
     fn close(&mut self) {
-        self.links.clear();
-        self.object = None;
+        self.generations.pop();
+    }
+
+    fn retire(&mut self) {
+        let older = self.generations.len().saturating_sub(1);
+        self.generations.drain(..older);
     }
 
     fn load(&mut self, program: &str) -> Result<(), KernelError> {
-        self.classifier(program)?.load().map_err(|error| match error {
+        let classifier = classifier(self.generations.last_mut(), program)?;
+        if classifier.fd().is_ok() {
+            return Ok(());
+        }
+        classifier.load().map_err(|error| match error {
             ProgramError::LoadError { io_error, verifier_log } => KernelError::Program {
                 program: program.to_owned(),
                 source: io_error,
@@ -121,10 +161,7 @@ impl Kernel for Linux {
     }
 
     fn fill(&mut self, name: &str, key: &[u8], value: &[u8]) -> Result<(), KernelError> {
-        let data = match self.map(name)? {
-            Map::HashMap(data) | Map::LruHashMap(data) => data,
-            _ => return Err(missing("hash map", name)),
-        };
+        let data = self.hash(name)?;
         let info = data.info().map_err(|error| map_error("describe a map", error))?;
         if info.key_size() as usize != key.len() || info.value_size() as usize != value.len() {
             return Err(KernelError::Layout {
@@ -135,31 +172,56 @@ impl Kernel for Linux {
                 wanted_value: value.len(),
             });
         }
-        update(data.fd().as_fd(), key, value).map_err(call("fill a map"))
+        let element = Element::new(data.fd().as_fd(), key, Some(value));
+        // SAFETY: through `element` the kernel reads as many bytes of `key` and `value` as the map's sizes say, which were
+        // just compared with the slices. Both outlive the call.
+        unsafe { element.call(MAP_UPDATE_ELEM) }.map_err(call("fill a map"))
+    }
+
+    fn remove(&mut self, name: &str, key: &[u8]) -> Result<(), KernelError> {
+        let data = self.hash(name)?;
+        let info = data.info().map_err(|error| map_error("describe a map", error))?;
+        if info.key_size() as usize != key.len() {
+            return Err(missing("key of that size in map", name));
+        }
+        let element = Element::new(data.fd().as_fd(), key, None);
+        // SAFETY: the kernel reads as many bytes of `key` as the map's keys have, and no value.
+        unsafe { element.call(MAP_DELETE_ELEM) }.map_err(call("remove from a map"))
+    }
+
+    fn store(&mut self, store: &Store) -> Result<(), KernelError> {
+        let newest = self.generations.last_mut().ok_or_else(|| missing("map", store.map))?;
+        if !newest.arrays.contains_key(store.map) {
+            let Some(Map::Array(data)) = newest.object.map(store.map) else {
+                return Err(missing("array map", store.map));
+            };
+            let info = data.info().map_err(|error| map_error("describe a map", error))?;
+            let n_bytes = info.value_size() as usize * info.max_entries() as usize;
+            let memory = Memory::new(data.fd().as_fd(), n_bytes).map_err(call("map an array"))?;
+            newest.arrays.insert(store.map, memory);
+        }
+        let memory = newest.arrays.get(store.map);
+        let written = memory.and_then(|memory| memory.write(store.offset as usize, &store.bytes));
+        written.ok_or_else(|| KernelError::Bounds(store.map.to_owned()))
+    }
+
+    fn settle(&mut self) -> Result<(), KernelError> {
+        // Waits for what programs run under: a grace period of RCU.
+        // SAFETY: the call takes no pointers.
+        let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL_BARRIER, 0, 0) };
+        checked(result).map(drop).map_err(call("wait for packets in flight"))
     }
 
     fn attach(&mut self, program: &str, at: &Hook) -> Result<(), KernelError> {
-        let side = match at.side {
-            Side::Ingress => TcAttachType::Ingress,
-            Side::Egress => TcAttachType::Egress,
-        };
-        // First, because a program before ours could accept what ours would drop.
-        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let refused =
-            |error| KernelError::Call { operation: "attach to tcx", source: source(error) };
-        let classifier = self.classifier(program)?;
-        let id = classifier.attach_with_options(&at.interface, side, options).map_err(refused)?;
-        let link = classifier.take_link(id).map_err(refused)?;
-        // aya attaches by name; the plan, and the map of local endpoints, mean the index.
-        if index(&at.interface) != Some(at.index) {
-            return Err(KernelError::Replaced(at.interface.clone()));
-        }
-        self.links.insert(at.clone(), link);
-        Ok(())
+        self.decide(program, at, 0)
     }
 
     fn detach(&mut self, at: &Hook) {
-        self.links.remove(at);
+        self.links.remove(&(at.index, at.side));
+    }
+
+    fn restore(&mut self, program: &str, at: &Hook) -> Result<(), KernelError> {
+        self.decide(program, at, 1)
     }
 
     fn counters(&mut self, n: u32) -> Result<Vec<Count>, KernelError> {
@@ -179,16 +241,77 @@ impl Kernel for Linux {
 }
 
 impl Linux {
-    fn classifier(&mut self, program: &str) -> Result<&mut SchedClassifier, KernelError> {
-        let found = self.object.as_mut().and_then(|object| object.program_mut(program));
-        let found = found.ok_or_else(|| missing("program", program))?;
-        found.try_into().map_err(|_| missing("classifier program", program))
+    /// Lets a program of the `back`th generation before the newest decide at a hook.
+    fn decide(&mut self, program: &str, at: &Hook, back: usize) -> Result<(), KernelError> {
+        let fd = |fd: BorrowedFd| u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX);
+        let refused =
+            |error| KernelError::Call { operation: "attach to tcx", source: source(error) };
+        let classifier = classifier(self.generations.iter_mut().rev().nth(back), program)?
+            .fd()
+            .map_err(refused)?;
+        let classifier = fd(classifier.as_fd());
+        // aya attaches by name, and lets go of a link whose program it could not replace.
+        if let Some(link) = self.links.get(&(at.index, at.side)) {
+            let mut attributes = [fd(link.as_fd()), classifier, 0, 0];
+            // SAFETY: the attributes are as long as said and hold no pointers.
+            let result = unsafe { bpf(LINK_UPDATE, &mut attributes) };
+            return result.map(drop).map_err(call("replace a program at tcx"));
+        }
+        let side = match at.side {
+            Side::Ingress => TCX_INGRESS,
+            Side::Egress => TCX_EGRESS,
+        };
+        // First, because a program before ours could accept what ours would drop.
+        let mut attributes = [classifier, at.index, side, BEFORE, 0, 0, 0, 0];
+        // SAFETY: the attributes are as long as said and hold no pointers.
+        let link = unsafe { bpf(LINK_CREATE, &mut attributes) }.map_err(call("attach to tcx"))?;
+        let link = RawFd::try_from(link).unwrap_or(-1);
+        // SAFETY: the kernel has just made this descriptor for us.
+        self.links.insert((at.index, at.side), unsafe { OwnedFd::from_raw_fd(link) });
+        Ok(())
+    }
+
+    /// Puts a hash map of the newest generation where the loader finds it.
+    fn lend(&self, name: &str) -> Result<Lent, KernelError> {
+        // Only this process uses names with its number, and pinning fails if there is such a file.
+        let path = Path::new(BPF_FILES).join(format!("segd-{}-{name}", std::process::id()));
+        self.hash(name)?.pin(&path).map_err(|error| KernelError::Call {
+            operation: "hand connection state to the new policy",
+            source: io::Error::other(chain(&error)),
+        })?;
+        Ok(Lent(path))
+    }
+
+    fn hash(&self, name: &str) -> Result<&MapData, KernelError> {
+        match self.map(name)? {
+            Map::HashMap(data) | Map::LruHashMap(data) => Ok(data),
+            _ => Err(missing("hash map", name)),
+        }
     }
 
     fn map(&self, name: &str) -> Result<&Map, KernelError> {
-        let found = self.object.as_ref().and_then(|object| object.map(name));
+        let found = self.generations.last().and_then(|newest| newest.object.map(name));
         found.ok_or_else(|| missing("map", name))
     }
+}
+
+/// A map's place in the file system, which is gone when this is dropped.
+struct Lent(PathBuf);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // The map lives by its users; a name that stays makes the next swap fail, and nothing else.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn classifier<'g>(
+    generation: Option<&'g mut Generation>,
+    program: &str,
+) -> Result<&'g mut SchedClassifier, KernelError> {
+    let found = generation.and_then(|generation| generation.object.program_mut(program));
+    let found = found.ok_or_else(|| missing("program", program))?;
+    found.try_into().map_err(|_| missing("classifier program", program))
 }
 
 fn link(message: &LinkMessage) -> Option<Link> {
@@ -211,42 +334,47 @@ fn link(message: &LinkMessage) -> Option<Link> {
     })
 }
 
-/// Stores a value in a map; `key` and `value` must have the map's sizes.
-fn update(map: BorrowedFd, key: &[u8], value: &[u8]) -> io::Result<()> {
-    /// The part of `union bpf_attr` for map elements, include/uapi/linux/bpf.h.
-    #[repr(C)]
-    struct Element {
-        map_fd: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    let element = Element {
-        map_fd: u32::try_from(map.as_raw_fd()).unwrap_or(u32::MAX),
-        padding: 0,
-        key: key.as_ptr() as u64,
-        value: value.as_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the kernel reads `size_of::<Element>()` bytes of `element` and, through it, as many bytes of `key` and
-    // `value` as the map's sizes say, which the caller compared with the slices. All outlive the call; nothing is written.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            MAP_UPDATE_ELEM,
-            &raw const element,
-            std::mem::size_of::<Element>(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// The part of `union bpf_attr` for map elements, include/uapi/linux/bpf.h.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
-fn index(interface: &str) -> Option<u32> {
-    let name = CString::new(interface).ok()?;
-    // SAFETY: the name is NUL-terminated and outlives the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
+impl Element {
+    /// Without a value for a command that takes none.
+    fn new(map: BorrowedFd, key: &[u8], value: Option<&[u8]>) -> Self {
+        Self {
+            map_fd: u32::try_from(map.as_raw_fd()).unwrap_or(u32::MAX),
+            padding: 0,
+            key: key.as_ptr() as u64,
+            value: value.map_or(0, |value| value.as_ptr() as u64),
+            flags: 0,
+        }
+    }
+
+    /// # Safety
+    /// The command reads no more of key and value than there is, and writes nothing.
+    unsafe fn call(mut self, command: libc::c_long) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { bpf(command, &mut self) }.map(drop)
+    }
+}
+
+/// # Safety
+/// `attributes` are those of the command, and what they point to is as large as the command reads or writes.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise; the attributes are as long as said.
+    checked(unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, std::mem::size_of::<T>())
+    })
+}
+
+fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn missing(kind: &'static str, name: &str) -> KernelError {

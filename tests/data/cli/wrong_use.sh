@@ -20,7 +20,7 @@ mkdir folder
 1 segc inspect examples/starwars/deathstar.seg
 1 segc inspect /dev/null
 1 segc inspect /dev/zero
-cp "$(command -v segc)" tool
+cp "$(command -v ls)" tool
 1 segc inspect tool
 0 segc build examples/starwars -o a.o > built
 printf 'x' >> a.o

@@ -6,8 +6,11 @@ use cranelift_codegen::ir::{Function, SourceLoc};
 use libtest_mimic::{Failed, Trial};
 use seg_artifact::manifest::{Digests, Manifest, Roles, Target};
 use seg_artifact::{object, version};
-use seg_compiler::link::{Line, link, map_specs};
+use seg_compiler::link::{Line, Sections, link, map_specs};
 use seg_compiler::lower::lower;
+use seg_compiler::native::Engine;
+use seg_compiler::program::Layout;
+use seg_tests::testrun::Kernel;
 use seg_tests::{bpftool, harness};
 
 /// The trials; those that ask a kernel are skipped where there is none, or no bpftool.
@@ -16,18 +19,40 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("an_object_opens_and_is_the_same_when_linked_again", opens),
         harness::kernel("an_object_loads_with_aya", loads_with_aya),
         harness::bpftool("an_object_loads_with_bpftool", loads_with_bpftool),
+        harness::kernel("programs_loaded_by_aya_read_tables", aya_reads_tables),
+        harness::bpftool("programs_loaded_by_bpftool_read_tables", bpftool_reads_tables),
+        Trial::test("machine_code_reads_tables", machine_code_reads_tables),
     ]
 }
 
 const STATEMENT: &str = "policy web: allow from app.web to app.db on tcp/5432";
 
-/// Two programs, one with maps, helpers and stack.
+/// Cases of `tests/data/clif`: maps, helpers and stack; a packet; a table.
+const CASES: [&str; 3] =
+    ["maps_helpers_and_stack", "packet_load_behind_its_bounds_check", "table_of_constants"];
+
+fn functions(case: &str) -> Result<Vec<Function>, Failed> {
+    let path = harness::root().join(format!("tests/data/clif/{case}.clif"));
+    Ok(cranelift_reader::parse_functions(&std::fs::read_to_string(path)?)?)
+}
+
+/// What the third program returns for a frame, which is the counter it moves, too: by the last two bits of its length.
+const TABLE: [u32; 4] = [7, 1, 5, 2];
+
+fn table() -> Vec<u8> {
+    TABLE.iter().flat_map(|entry| entry.to_ne_bytes()).collect()
+}
+
+/// Frames that every loader takes, and what becomes of them.
+fn frames() -> impl Iterator<Item = (Vec<u8>, u32)> {
+    (60..64).map(|n| (vec![0; n], TABLE[n % 4]))
+}
+
+/// Three programs.
 fn object() -> Result<Vec<u8>, Failed> {
     let mut programs = Vec::new();
-    for case in ["maps_helpers_and_stack", "packet_load_behind_its_bounds_check"] {
-        let path = harness::root().join(format!("tests/data/clif/{case}.clif"));
-        let functions = cranelift_reader::parse_functions(&std::fs::read_to_string(path)?)?;
-        for mut func in functions {
+    for case in CASES {
+        for mut func in functions(case)? {
             locate(&mut func);
             programs.push(lower(&func, func.name.to_string().trim_start_matches('%'))?);
         }
@@ -49,6 +74,7 @@ fn object() -> Result<Vec<u8>, Failed> {
         inbound: roles(&programs[1].name),
         workloads: Vec::new(),
         not_after: None,
+        nets: Vec::new(),
         rules: Vec::new(),
         sources: Vec::new(),
         digests: Digests { guard: String::new(), policy: String::new(), baseline: String::new() },
@@ -59,7 +85,9 @@ fn object() -> Result<Vec<u8>, Failed> {
         column: 5,
         text: if bits == 1 { STATEMENT.to_owned() } else { format!("rule {bits}") },
     };
-    Ok(link(&programs, &map_specs(2, 5), &manifest.encode()?, &line))
+    let (tables, manifest) = (table(), manifest.encode()?);
+    let sections = Sections { tables: &tables, classes: &[], manifest: &manifest };
+    Ok(link(&programs, &map_specs(2, 5), &sections, &line))
 }
 
 /// Every block is a source line of its own; the first instructions have none.
@@ -98,6 +126,7 @@ fn loads_with_aya() -> Result<(), Failed> {
         let found = ebpf.map(spec.name).ok_or("no map")?;
         let data = match found {
             aya::maps::Map::HashMap(data)
+            | aya::maps::Map::Array(data)
             | aya::maps::Map::LruHashMap(data)
             | aya::maps::Map::PerCpuArray(data) => data,
             other => return Err(format!("{other:?}").into()),
@@ -107,6 +136,43 @@ fn loads_with_aya() -> Result<(), Failed> {
         if sizes != (spec.key.bytes(), spec.value.bytes(), spec.entries) {
             return Err(format!("{}: {sizes:?}", spec.name).into());
         }
+    }
+    Ok(())
+}
+
+fn aya_reads_tables() -> Result<(), Failed> {
+    let kernel = Kernel::of_object(&object()?, &["table".to_owned()])?;
+    for (frame, wanted) in frames() {
+        assert_eq!(kernel.run(0, &frame)?.cast_unsigned(), wanted);
+    }
+    // The same bytes without an object around the program.
+    let program = lower(&functions(CASES[2])?[0], "table")?;
+    let kernel = Kernel::new(&[program], 2, &table())?;
+    for (frame, wanted) in frames() {
+        assert_eq!(kernel.run(0, &frame)?.cast_unsigned(), wanted);
+    }
+    Ok(())
+}
+
+fn bpftool_reads_tables() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("policy.bpf.o");
+    std::fs::write(&path, object()?)?;
+    for (frame, wanted) in frames() {
+        assert_eq!(bpftool::load_and_run(&path, "table", &frame)?, wanted);
+    }
+    Ok(())
+}
+
+fn machine_code_reads_tables() -> Result<(), Failed> {
+    let mut engine = Engine::new(
+        &functions(CASES[2])?,
+        Layout { n_labels: 2, n_ports: 0, n_nets: 0 },
+        &table(),
+    )?;
+    for (frame, wanted) in frames() {
+        let outcome = engine.run(0, 1, &frame);
+        assert_eq!((outcome.action.cast_unsigned(), outcome.counter), (wanted, wanted));
     }
     Ok(())
 }

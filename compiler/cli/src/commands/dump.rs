@@ -4,11 +4,11 @@ use super::{Checking, Input, Outcome, Output, checked, misuse, too_large};
 use crate::describe::count;
 use crate::report::{self, say};
 use clap::ValueEnum;
+use seg_compiler::decided::{Config, Decided, Shape, decide};
 use seg_compiler::limits::LimitError;
 use seg_compiler::normalize::{normalize, rule_labels};
 use seg_compiler::pipeline::{self, CompileError, Compiled};
 use seg_compiler::target;
-use seg_compiler::trees;
 use seg_lang::policy::text as policy_text;
 use seg_lang::source::{FileId, Source};
 use seg_lang::{dump as ast_text, lex, parse, token};
@@ -74,12 +74,16 @@ fn each_file(
 }
 
 fn later_stage(stage: Stage, checked: &Checking, output: Output) -> Result<String, Outcome> {
-    let trees = || {
+    let decided = |shape| {
+        let config = Config { shape, ..Config::default() };
         let beyond = target::unenforceable(&checked.policy);
         if !beyond.is_empty() {
             return Err(too_large(checked, &CompileError::Target(beyond), output));
         }
-        trees::compile(&checked.policy).map_err(|error| too_large(checked, &error.into(), output))
+        let choice = decide(&checked.policy, config);
+        choice
+            .map(|choice| choice.decided)
+            .map_err(|error| too_large(checked, &error.into(), output))
     };
     let programs = |compiled: Compiled| -> String {
         let texts = compiled
@@ -98,26 +102,33 @@ fn later_stage(stage: Stage, checked: &Checking, output: Output) -> Result<Strin
             normalize(&checked.policy, rule_labels(&checked.policy)).text()
         }
         Stage::Diagram => {
-            let trees = trees()?;
+            let Decided::Trees(trees) = decided(Some(Shape::Tree))? else {
+                unreachable!("trees were asked for")
+            };
             let ways = [("outbound", &trees.outbound), ("inbound", &trees.inbound)];
             let texts = ways.map(|(name, way)| {
                 format!(
                     "{name}: {}\n{}",
                     count(way.trees.len(), "role"),
-                    trees.diagrams.text(way.diagram, &trees.rules.labels)
+                    way.text(&trees.rules.labels)
                 )
             });
             texts.join("\n")
         }
         Stage::Clif => {
-            let functions = pipeline::functions(&trees()?);
+            let functions = decided(None)?.functions();
             let texts = functions
                 .iter()
                 .map(|(name, function)| format!("; {name}\n{}", function.display()));
             texts.collect::<Vec<_>>().join("\n")
         }
         Stage::Bpf => {
-            let compiled = pipeline::compile(&checked.policy, &checked.sources, &checked.name);
+            let compiled = pipeline::compile(
+                &checked.policy,
+                &checked.sources,
+                &checked.name,
+                Config::default(),
+            );
             programs(compiled.map_err(|error| too_large(checked, &error, output))?)
         }
     })

@@ -6,11 +6,11 @@ use crate::files::Files;
 use crate::package::LoadError;
 use crate::report::junit::{self, Case, Suite};
 use crate::report::{self, json, say};
+use seg_compiler::decided::{Config, decide};
 use seg_compiler::limits::LimitError;
 use seg_compiler::prove::{self, Counterexample, Outcome as Proof};
 use seg_compiler::simulate::Simulator;
 use seg_compiler::target::{self, Unenforceable};
-use seg_compiler::trees;
 use seg_lang::ast::ClaimsKind;
 use seg_lang::codes;
 use seg_lang::diagnostic::Diagnostic;
@@ -31,15 +31,16 @@ pub fn test(input: Input<'_>, format: Format) -> Outcome {
         Err(error) => return too_large(&checked, &error.into(), format),
     };
     let beyond = target::unenforceable(policy);
-    let compiled = beyond.is_empty().then(|| trees::compile(policy)).transpose();
+    let compiled = beyond.is_empty().then(|| decide(policy, Config::default())).transpose();
     let compiled = match compiled {
         Ok(compiled) => compiled,
         Err(error) => return too_large(&checked, &error.into(), format),
     };
-    let mut simulator = match compiled.as_ref().map(Simulator::new).transpose() {
-        Ok(simulator) => simulator,
-        Err(error) => return misuse(&LoadError(error.to_string()), format),
-    };
+    let mut simulator =
+        match compiled.as_ref().map(|choice| Simulator::new(&choice.decided)).transpose() {
+            Ok(simulator) => simulator,
+            Err(error) => return misuse(&LoadError(error.to_string()), format),
+        };
     let mut tests = Vec::new();
     let mut n_run = 0;
     for (test, results) in policy.tests.iter().zip(&results) {

@@ -1,0 +1,110 @@
+//! What a decision costs per packet: the figures by which a shape is chosen.
+//!
+//! They are measured, by `cargo bench -p seg-tests --bench classify -- --calibrate` (see tests/record), and are good for
+//! comparing shapes, not for predicting a machine. Whole picoseconds, so that every machine chooses alike.
+
+use crate::decided::Shape;
+use crate::layout::{Layout, Pairs};
+use crate::tree::{Node, Tree};
+
+/// A comparison whose outcome is new with each packet.
+const COMPARISON_RANDOM_PS: u64 = 2_400;
+/// A comparison that goes as for the packet before.
+const COMPARISON_SAME_PS: u64 = 250;
+/// Idents, classes and the service: what every table program loads.
+const TABLES_PS: u64 = 9_000;
+/// A group that is a matrix.
+const MATRIX_PS: u64 = 1_500;
+/// A group of rows, with their buckets.
+const ROWS_PS: u64 = 3_000;
+/// What a step of the tables costs more for packets that differ, where they leave the first or second cache.
+const FAR_PS: [(usize, u64); 3] = [(32 << 10, 0), (1 << 20, 4_000), (usize::MAX, 12_000)];
+
+/// What deciding costs in one shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// The shape.
+    pub shape: Shape,
+    /// For packets that differ in all they can. Unit: picoseconds.
+    pub random_ps: u64,
+    /// For a packet like the one before. Unit: picoseconds.
+    pub same_ps: u64,
+    /// What it is computed from.
+    pub size: Size,
+}
+
+/// How large a decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Comparisons.
+    Tree {
+        /// Programs of both directions.
+        programs: usize,
+        /// Comparisons of the largest.
+        comparisons: usize,
+        /// Comparisons on the way to a verdict, on average over even branches, in hundredths.
+        levels: u64,
+    },
+    /// Tables.
+    Tables {
+        /// Groups of rules.
+        groups: usize,
+        /// How many of them are rows with buckets.
+        rows: usize,
+        /// Of all tables.
+        bytes: usize,
+    },
+}
+
+impl Estimate {
+    /// What is compared: packets that differ and packets that do not, in equal parts.
+    pub fn mean_ps(&self) -> u64 {
+        (self.random_ps + self.same_ps) / 2
+    }
+}
+
+/// Of trees; each program's trees are decided in sequence.
+pub fn of_trees<'a>(programs: impl Iterator<Item = &'a [Tree]>) -> Estimate {
+    let (mut n, mut comparisons, mut levels) = (0, 0, 0);
+    for trees in programs {
+        n += 1;
+        comparisons = comparisons.max(trees.iter().map(Tree::n_comparisons).sum());
+        levels = levels.max(trees.iter().map(mean_levels).sum());
+    }
+    Estimate {
+        shape: Shape::Tree,
+        random_ps: levels * COMPARISON_RANDOM_PS / 100,
+        same_ps: levels * COMPARISON_SAME_PS / 100,
+        size: Size::Tree { programs: n, comparisons, levels },
+    }
+}
+
+/// Of tables.
+pub fn of_tables(layout: &Layout) -> Estimate {
+    let rows = layout.groups.iter().filter(|of| matches!(of, Pairs::Rows { .. })).count();
+    let (groups, bytes) = (layout.groups.len(), layout.bytes.len());
+    let same_ps = TABLES_PS + (groups - rows) as u64 * MATRIX_PS + rows as u64 * ROWS_PS;
+    let far = FAR_PS.iter().find(|(most, _)| bytes <= *most).map_or(0, |(_, ps)| *ps);
+    Estimate {
+        shape: Shape::Tables,
+        random_ps: same_ps + far,
+        same_ps,
+        size: Size::Tables { groups, rows, bytes },
+    }
+}
+
+/// Unit: hundredths of a comparison. Of the root that takes longest.
+fn mean_levels(tree: &Tree) -> u64 {
+    let mut levels: Vec<u64> = Vec::with_capacity(tree.nodes.len());
+    for node in &tree.nodes {
+        levels.push(match node {
+            Node::Leaf(_) => 0,
+            Node::Compare { below, above, .. } => {
+                100 + (levels[below.0 as usize] + levels[above.0 as usize]) / 2
+            }
+        });
+    }
+    let roots = tree.roots;
+    let roots = [roots.unmanaged4, roots.managed4, roots.unmanaged6, roots.managed6];
+    roots.iter().map(|root| levels[root.0 as usize]).max().unwrap_or(0)
+}
