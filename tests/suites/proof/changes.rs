@@ -123,16 +123,6 @@ pub(crate) const CHANGES: &[(&str, Change)] = &[
         made.write(at, 4, 1);
         is_asked.then_some(())
     }),
-    ("consent_withdrawn", |made, r| {
-        let (entry, list, place) = made.any_entry(r)?;
-        let consents = &made.tables.lists[list as usize].entries[place - 1].consents;
-        if consents.is_empty() {
-            return None;
-        }
-        let at = entry + 4 + 2 * r.below(consents.len()) as u32;
-        made.write(at, 2, 0);
-        Some(())
-    }),
     ("consent_of_another_block", |made, r| {
         let (entry, list, place) = made.any_entry(r)?;
         if made.layout.consent_words == 0 {
