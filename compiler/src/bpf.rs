@@ -204,7 +204,8 @@ pub enum Insn {
         /// File descriptor.
         fd: i32,
     },
-    /// First slot of the address of a map's first value, with the map's file descriptor: 0 until loaded.
+    /// First slot of an address in a map's first value, with the map's file descriptor: 0 until loaded. The second slot has how
+    /// far behind its first byte.
     MapValue {
         /// Result.
         dst: Reg,

@@ -1,24 +1,41 @@
 //! What a decision costs per packet: the figures by which a shape is chosen.
 //!
-//! They are measured, by `cargo bench -p seg-tests --bench classify -- --calibrate` (see tests/record), and are good for
-//! comparing shapes, not for predicting a machine. Whole picoseconds, so that every machine chooses alike.
+//! Comparisons and loads are measured by `cargo bench -p seg-tests --bench classify -- --calibrate`, what groups take is of the
+//! same bench's decisions (tests/record, 2026-11-25). They are good for comparing shapes, not for predicting a machine. Whole
+//! picoseconds, so that every machine chooses alike.
 
 use crate::decided::Shape;
 use crate::layout::{Layout, Pairs};
+use crate::program::asks_who;
 use crate::tree::{Node, Tree};
 
 /// A comparison whose outcome is new with each packet.
-const COMPARISON_RANDOM_PS: u64 = 2_400;
+const COMPARISON_RANDOM_PS: u64 = 2_800;
 /// A comparison that goes as for the packet before.
-const COMPARISON_SAME_PS: u64 = 250;
-/// Idents, classes and the service: what every table program loads.
-const TABLES_PS: u64 = 9_000;
+const COMPARISON_SAME_PS: u64 = 300;
+/// Who the ends are.
+const IDENTS_PS: u64 = 5_000;
+/// The class of the service, and what comes of the ranks.
+const TABLES_PS: u64 = 2_500;
+/// Source ports.
+const JOINT_PS: u64 = 5_000;
 /// A group that is a matrix.
 const MATRIX_PS: u64 = 1_500;
-/// A group of rows, with their buckets.
-const ROWS_PS: u64 = 3_000;
-/// What a step of the tables costs more for packets that differ, where they leave the first or second cache.
-const FAR_PS: [(usize, u64); 3] = [(32 << 10, 0), (1 << 20, 4_000), (usize::MAX, 12_000)];
+/// A group of rows.
+const ROWS_PS: u64 = 7_000;
+/// What lists say by default, in each group.
+const DEFAULT_PS: u64 = 1_500;
+/// What a load waits for longer where packets differ, in tables of up to so many bytes.
+const FAR_PS: [(usize, u64); 6] = [
+    (64 << 10, 300),
+    (256 << 10, 1_500),
+    (512 << 10, 3_000),
+    (1 << 20, 5_500),
+    (4 << 20, 12_000),
+    (usize::MAX, 50_000),
+];
+/// Loads that wait for each other.
+const LOADS: u64 = 4;
 
 /// What deciding costs in one shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +66,7 @@ pub enum Size {
     Tables {
         /// Groups of rules.
         groups: usize,
-        /// How many of them are rows with buckets.
+        /// How many of them are rows.
         rows: usize,
         /// Of all tables.
         bytes: usize,
@@ -65,16 +82,19 @@ impl Estimate {
 
 /// Of trees; each program's trees are decided in sequence.
 pub fn of_trees<'a>(programs: impl Iterator<Item = &'a [Tree]>) -> Estimate {
-    let (mut n, mut comparisons, mut levels) = (0, 0, 0);
+    let (mut n, mut comparisons, mut levels, mut idents_ps) = (0, 0, 0, 0);
     for trees in programs {
         n += 1;
+        if trees.iter().any(asks_who) {
+            idents_ps = IDENTS_PS;
+        }
         comparisons = comparisons.max(trees.iter().map(Tree::n_comparisons).sum());
         levels = levels.max(trees.iter().map(mean_levels).sum());
     }
     Estimate {
         shape: Shape::Tree,
-        random_ps: levels * COMPARISON_RANDOM_PS / 100,
-        same_ps: levels * COMPARISON_SAME_PS / 100,
+        random_ps: idents_ps + levels * COMPARISON_RANDOM_PS / 100,
+        same_ps: idents_ps + levels * COMPARISON_SAME_PS / 100,
         size: Size::Tree { programs: n, comparisons, levels },
     }
 }
@@ -83,8 +103,11 @@ pub fn of_trees<'a>(programs: impl Iterator<Item = &'a [Tree]>) -> Estimate {
 pub fn of_tables(layout: &Layout) -> Estimate {
     let rows = layout.groups.iter().filter(|of| matches!(of, Pairs::Rows { .. })).count();
     let (groups, bytes) = (layout.groups.len(), layout.bytes.len());
-    let same_ps = TABLES_PS + (groups - rows) as u64 * MATRIX_PS + rows as u64 * ROWS_PS;
-    let far = FAR_PS.iter().find(|(most, _)| bytes <= *most).map_or(0, |(_, ps)| *ps);
+    let of_groups = (groups - rows) as u64 * MATRIX_PS + rows as u64 * ROWS_PS;
+    let defaults = if layout.defaults { groups as u64 * DEFAULT_PS } else { 0 };
+    let joint = layout.services.joint.map_or(0, |_| JOINT_PS);
+    let same_ps = IDENTS_PS + TABLES_PS + joint + of_groups + defaults;
+    let far = LOADS * FAR_PS.iter().find(|(most, _)| bytes <= *most).map_or(0, |(_, ps)| *ps);
     Estimate {
         shape: Shape::Tables,
         random_ps: same_ps + far,

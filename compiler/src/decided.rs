@@ -84,12 +84,14 @@ pub struct Choice {
 pub fn decide(policy: &Policy, config: Config) -> Result<Choice, LimitError> {
     LimitError::of_records(policy)?;
     assert!(target::unenforceable(policy).is_empty(), "such a policy is refused before");
-    let tree =
+    let trees =
         || trees::compile_as(policy, config.trees).map(|trees| Decided::Trees(Box::new(trees)));
+    // Several trees in sequence are not read back, so they have to be asked for.
+    let tree = || trees().ok().filter(|decided| !decided.in_parts());
     let tables = || tabled(policy, config.tables).map(Decided::Tables);
     let alone = |decided: Decided| Choice { considered: vec![decided.estimate()], decided };
     match config.shape {
-        Some(Shape::Tree) => return tree().map(alone),
+        Some(Shape::Tree) => return trees().map(alone),
         Some(Shape::Tables) => return tables().map(alone),
         None => {}
     }
@@ -99,19 +101,19 @@ pub fn decide(policy: &Policy, config: Config) -> Result<Choice, LimitError> {
     };
     if policy.rules.iter().map(flows).sum::<usize>() > FLOWS_BOTH {
         // So many comparisons are never cheaper, but they may fit where tables do not.
-        return tables().or_else(|error| tree().map_err(|_| error)).map(alone);
+        return tables().or_else(|error| tree().ok_or(error)).map(alone);
     }
     match (tree(), tables()) {
-        (Ok(tree), Ok(tables)) => {
+        (Some(tree), Ok(tables)) => {
             let mut both = [tree, tables].map(|decided| (decided.estimate(), decided));
-            // Comparisons if they cost the same; several trees in sequence are not read back by the check.
-            both.sort_by_key(|(estimate, decided)| (decided.in_parts(), estimate.mean_ps()));
+            // Comparisons if they cost the same.
+            both.sort_by_key(|(estimate, _)| estimate.mean_ps());
             let considered = both.iter().map(|(estimate, _)| *estimate).collect();
             let [(_, decided), _] = both;
             Ok(Choice { decided, considered })
         }
-        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(alone(one)),
-        (Err(error), Err(_)) => Err(error),
+        (Some(one), Err(_)) | (None, Ok(one)) => Ok(alone(one)),
+        (None, Err(error)) => Err(error),
     }
 }
 

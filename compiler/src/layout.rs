@@ -5,38 +5,35 @@
 //!
 //! - *port tables*: `kinds[protocol]: u8`, then `roots[kind << 8 | port >> 8]: u16` and `blocks[block << 8 | port & 255]: u16`,
 //!   equal blocks stored once. With source ports a second pair of tables, and `joint[port class * width + source class]: u16`.
-//! - *matrix* of a group: `[source class * width + destination class]`: a position.
-//! - *rows* of a group, once by source and once by destination: `u64` for each class of the local end: first bucket (32 bits),
-//!   mask (16), multiplier (16); in the bucket `first + (class * multiplier >> 8 & mask)` four peer classes as `u16`, then the
-//!   four positions. No class is 0xffff.
-//! - *positions* lead into `lists`: `base << 12 | default place`, then the entries from place 0 on, which says nothing. An entry
-//!   is its rank and, if blocks isolate, as many words of two consents each as any needs; a position counts words, or
-//!   [`LIST_ALIGN`] of them where it has 16 bits.
-//! - *slots*: `base << 12 | place` at `base + column`, where a base belongs to one function and an empty slot to none.
-//! - *leaves*: `counter << 1 | allow` for each rank.
+//! - *matrix* of a group: `[source class * width + destination class]: u32`: the base of a list, 0 for one that says nothing.
+//! - *rows* of a group, for what has too many pairs: `first[source class]: u32`, and at `first + destination class` in `cells`
+//!   `source class << 48 | base: u64`, or `source class << 16 | base: u32` where bases have 16 bits. Rows lie in each other's gaps; a cell of another class is none.
+//! - *slots*: what a list says, as `base << 40 | consent << 24 | rank << 1 | allow: u64`: at its base by default, at
+//!   `base + 1 + column` for the column. Lists lie in each other's gaps; a slot of another base is none, and what has none says
+//!   nothing. Further consents of a slot are at its index in tables of their own, four 16-bit numbers in a `u64`.
+//! - *counters*: `u32` for each rank.
 //! - *nets6*: `u64` upper and lower halves of where each range of IPv6 addresses begins, and its ident as `u16`; there are at
 //!   least two, and behind the last nothing begins.
-//! - *isolated*: `block << 32 | rank` for each class of isolation, as many as any has; block 0 is none.
+//! - *isolated*: `block << 32 | rank << 1` for each class of isolation, as many as any has; block 0 is none.
 
 use crate::classes::{Classes, Target};
 use crate::diagram::Field;
 use crate::limits::LimitError;
 use crate::ranges::Ranges;
 use crate::rules::{IPV4_FIRST, IPV4_LAST};
-use crate::tables::{self, Entry, Function, Group, List, Tables};
+use crate::tables::{self, Entry, Group, List, Tables};
 use seg_lang::policy::RuleId;
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Words that lists are aligned to where positions have 16 bits.
-pub const LIST_ALIGN: u32 = 4;
-/// Bits of a place in a header or slot; the others are the base.
-pub const PLACE_BITS: u32 = 12;
-/// What a slot of nobody holds.
-pub const EMPTY: u32 = u32::MAX;
-/// Peer classes in a bucket.
-pub const BUCKET: usize = 4;
-/// Isolating blocks that may allow one flow in one group.
-const CONSENTS_MAX: usize = 8;
+/// Where in a slot the base of its list is.
+pub const OWNER_SHIFT: u32 = 40;
+/// Where in a slot a consent is; below are rank and verdict.
+pub const CONSENT_SHIFT: u32 = 24;
+/// Consents in an entry of a table of further ones.
+pub const CONSENTS: u32 = 4;
+/// Further consents of an entry.
+const MORE_MAX: usize = 7;
 /// Matrices up to this size are used in place of rows. Unit: bytes.
 const MATRIX_BYTES: usize = 1 << 17;
 
@@ -53,18 +50,18 @@ pub struct Layout {
     pub groups: Vec<Pairs>,
     /// Who isolates, if that stands apart.
     pub isolation: Option<Isolation>,
-    /// Unit of a position.
-    pub position: Position,
-    /// Words of consents in an entry.
-    pub consent_words: u32,
     /// The nets of IPv6, if any are told apart.
     pub nets6: Option<Nets6>,
-    /// `u32`.
-    pub lists: Table,
-    /// `u32`.
+    /// `u64`.
     pub slots: Table,
+    /// Whether a list says something by default.
+    pub defaults: bool,
+    /// Further consents of slots, four in each entry. `u64`.
+    pub more: Vec<Table>,
+    /// How many further consents a slot has at most.
+    pub n_more: u32,
     /// `u32`.
-    pub leaves: Table,
+    pub counters: Table,
 }
 
 /// A table of numbers.
@@ -74,15 +71,6 @@ pub struct Table {
     pub at: u32,
     /// Largest index; one less than a power of two.
     pub mask: u32,
-}
-
-/// How positions are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// `u16`, in units of [`LIST_ALIGN`] words.
-    Short,
-    /// `u32`, in words.
-    Long,
 }
 
 /// Tables of services.
@@ -132,11 +120,22 @@ pub enum Pairs {
     },
     /// Only those that lead somewhere.
     Rows {
-        /// By source class, for programs of sources.
-        by_source: Rows,
-        /// By destination class, for programs of destinations.
-        by_destination: Rows,
+        /// `u32` by source class.
+        first: Table,
+        /// Of this width.
+        cells: Table,
+        /// Of a cell.
+        width: Width,
     },
+}
+
+/// How wide a cell of a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// `u32`.
+    Short,
+    /// `u64`.
+    Long,
 }
 
 /// Ranges of IPv6 addresses.
@@ -161,60 +160,61 @@ pub struct Isolation {
     pub destination: Table,
 }
 
-/// Rows of buckets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rows {
-    /// `u64` by class of the local end.
-    pub rows: Table,
-    /// Of buckets.
-    pub buckets: Table,
-}
-
-impl Position {
+impl Width {
     /// Unit: bytes.
     pub fn bytes(self) -> u32 {
         match self {
-            Self::Short => 2,
-            Self::Long => 4,
+            Self::Short => 4,
+            Self::Long => 8,
         }
     }
 
-    /// Of a bucket: the distance to the next. Unit: bytes; a power of two.
-    pub fn bucket_bytes(self) -> u32 {
-        match self {
-            Self::Short => 16,
-            Self::Long => 32,
-        }
+    /// Where in a cell its source class is, which has 16 bits. Unit: bits.
+    pub fn key_shift(self) -> u32 {
+        8 * self.bytes() - 16
     }
 }
 
 /// Lays out tables; `nets` are the ranges of addresses of each ident from 1 on.
 ///
 /// # Errors
-/// [`LimitError::Cells`] if a function has more places or exceptions than a slot can name.
+/// [`LimitError::Cells`] if there are more ranks, bases or consents than a slot can name.
 pub fn layout(tables: &Tables, nets: &[Ranges]) -> Result<Layout, LimitError> {
     let mut bytes = Bytes(Vec::new());
-    let slots = slots(tables)?;
-    let entries = || tables.lists.iter().flat_map(|list| &list.entries);
-    let consents = entries().map(|entry| entry.consents.len()).max().unwrap_or(0);
-    if consents > CONSENTS_MAX {
-        let most = entries().filter(|entry| entry.consents.len() == consents);
-        let rule = |entry: &Entry| tables.leaves[entry.rank as usize].rule().map(RuleId);
-        return Err(LimitError::Cells { rules: most.filter_map(rule).take(1).collect() });
-    }
-    let consent_words = offset(consents.div_ceil(2));
-    let words = |list: &List| 1 + (list.entries.len() + 1) * (1 + consent_words as usize);
-    let short: usize = tables.lists.iter().map(|list| words(list).next_multiple_of(4)).sum();
-    let position = if short <= 4 << 16 { Position::Short } else { Position::Long };
-    let (lists, positions) = lists(tables, &slots.bases, position, consent_words);
+    let n_more = n_more(tables)?;
+    let n_tables = n_more.div_ceil(CONSENTS as usize);
     let services = services(&mut bytes, &tables.services);
-    let groups = tables.groups.iter().map(|of| pairs(&mut bytes, of, position, &positions));
+    let lists = tables.lists.iter().map(|List { default, exceptions }| {
+        let default = (*default != 0).then_some((0, *default));
+        default.into_iter().chain(exceptions.iter().map(|&(column, entry)| (1 + column, entry)))
+    });
+    let lists: Vec<Vec<(u32, u32)>> = lists.map(Iterator::collect).collect();
+    let n_columns = (tables.services.n() << tables.bits.len()) as u32;
+    let packed = Packed::new(&lists, n_columns + 1);
+    if packed.len >> (64 - OWNER_SHIFT) != 0 || tables.leaves.len() >> (CONSENT_SHIFT - 1) != 0 {
+        return Err(LimitError::Cells { rules: Vec::new() });
+    }
+    let groups = tables.groups.iter().map(|of| pairs(&mut bytes, of, &packed.bases));
     let groups = groups.collect();
-    let lists = bytes.table(&lists, 0);
-    let slots = bytes.table(&slots.slots, EMPTY);
-    let leaf = |leaf: &crate::tree::Leaf| leaf.counter << 1 | u32::from(leaf.allow);
-    let leaves: Vec<u32> = tables.leaves.iter().map(leaf).collect();
-    let leaves = bytes.table(&leaves, leaves[0]);
+    let word = |rank: u32| rank << 1 | u32::from(tables.leaves[rank as usize].allow);
+    let mut slots = vec![0; packed.len];
+    let mut more = vec![vec![0; packed.len]; n_tables];
+    for (list, &base) in lists.iter().zip(&packed.bases) {
+        for &(place, entry) in list {
+            let Entry { rank, consents } = &tables.entries[entry as usize];
+            let mut consents = consents.iter().map(|&consent| u64::from(consent));
+            let consent = consents.next().unwrap_or(0) << CONSENT_SHIFT;
+            let at = (base + place) as usize;
+            slots[at] = u64::from(base) << OWNER_SHIFT | consent | u64::from(word(*rank));
+            for (nth, consent) in (0..).zip(consents) {
+                more[nth / CONSENTS as usize][at] |= consent << (16 * (nth % CONSENTS as usize));
+            }
+        }
+    }
+    let slots = bytes.table(&slots, 0);
+    let more = more.iter().map(|of| bytes.table(of, 0)).collect();
+    let counters: Vec<u32> = tables.leaves.iter().map(|leaf| leaf.counter).collect();
+    let counters = bytes.table(&counters, counters[0]);
     let isolation = tables.isolation.as_ref().map(|of| isolation(&mut bytes, of));
     let nets6 = nets6(&mut bytes, nets);
     Ok(Layout {
@@ -224,12 +224,24 @@ pub fn layout(tables: &Tables, nets: &[Ranges]) -> Result<Layout, LimitError> {
         services,
         groups,
         isolation,
-        position,
-        consent_words,
-        lists,
         slots,
-        leaves,
+        defaults: tables.lists.iter().any(|list| list.default != 0),
+        more,
+        n_more: offset(n_more),
+        counters,
     })
+}
+
+/// How many consents an entry has at most behind its first.
+fn n_more(tables: &Tables) -> Result<usize, LimitError> {
+    let most = tables.entries.iter().max_by_key(|entry| entry.consents.len());
+    let Some(Entry { rank, consents }) = most else { return Ok(0) };
+    let n = consents.len().saturating_sub(1);
+    if n > MORE_MAX {
+        let rule = tables.leaves[*rank as usize].rule().map(RuleId);
+        return Err(LimitError::Cells { rules: rule.into_iter().collect() });
+    }
+    Ok(n)
 }
 
 /// The nets of IPv6, where addresses mapped from IPv4 belong to whatever is before them.
@@ -265,7 +277,7 @@ fn isolation(bytes: &mut Bytes, of: &tables::Isolation) -> Isolation {
     let sides = [&of.source.by_class, &of.destination.by_class];
     let n = sides.iter().flat_map(|of| of.iter().map(Vec::len)).max().unwrap_or(0);
     let [source, destination] = sides.map(|of| {
-        let entry = |&(block, rank): &(u16, u32)| u64::from(block) << 32 | u64::from(rank);
+        let entry = |&(block, rank): &(u16, u32)| u64::from(block) << 32 | u64::from(rank << 1);
         let padded = of
             .iter()
             .flat_map(|of| of.iter().map(entry).chain(std::iter::repeat_n(0, n - of.len())));
@@ -324,87 +336,46 @@ impl Number for u64 {
     }
 }
 
-struct Slots {
-    slots: Vec<u32>,
-    /// By function.
+/// Sparse rows in one table, each in the gaps of others.
+struct Packed {
+    /// Where each row begins; no two with entries begin at one place, nor at 0, where the empty ones do.
     bases: Vec<u32>,
+    len: usize,
 }
 
-/// Packs the exceptions of all functions into one table: each begins where its slots are free, searched for a while and then
-/// put at the end.
-fn slots(tables: &Tables) -> Result<Slots, LimitError> {
-    const TRIES: u32 = 512;
-    let n_columns = (tables.services.n() as u32) << tables.bits.len();
-    let mut order: Vec<usize> = (0..tables.functions.len()).collect();
-    order.sort_by_key(|&f| std::cmp::Reverse(tables.functions[f].exceptions.len()));
-    let mut slots: Vec<u32> = Vec::new();
-    let mut bases = vec![0; tables.functions.len()];
-    let mut taken = std::collections::HashSet::new();
-    let mut from = 0;
-    for function in order {
-        let Function { exceptions, .. } = &tables.functions[function];
-        let fits = |base: u32, slots: &[u32]| {
-            exceptions.iter().all(|&(column, _)| {
-                slots.get((base + column) as usize).is_none_or(|&slot| slot == EMPTY)
-            })
-        };
-        let end = offset(slots.len());
-        // Beginning where the first exception meets the first slot that may be free.
-        let first = exceptions.first().map_or(0, |&(column, _)| column);
-        let start = from - from.min(first);
-        let tried = (start..start + TRIES).chain(end..);
-        let mut free = tried.filter(|base| !taken.contains(base));
-        let base = free.find(|&base| fits(base, &slots)).expect("behind the end it fits");
-        if base >= end {
-            // What is free there is of no use; the search moves on.
-            from = (from + TRIES / 8).min(end);
-        }
-        taken.insert(base);
-        bases[function] = base;
-        let too_many = exceptions.iter().any(|&(_, place)| place >> PLACE_BITS != 0);
-        if too_many || base >= (1 << (32 - PLACE_BITS)) - 1 {
-            return Err(LimitError::Cells { rules: Vec::new() });
-        }
-        for &(column, place) in exceptions {
-            let at = (base + column) as usize;
-            if at >= slots.len() {
-                slots.resize(at + 1, EMPTY);
+impl Packed {
+    /// Rows are places and values, of places below `width`. The longest come first; each begins behind the one before, if that
+    /// is as long, where its places are free, or at the end.
+    fn new(rows: &[Vec<(u32, u32)>], width: u32) -> Self {
+        const TRIES: u32 = 1 << 13;
+        let mut order: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].is_empty()).collect();
+        order.sort_by_key(|&row| Reverse(rows[row].len()));
+        let mut taken: Vec<bool> = Vec::new();
+        let mut bases = vec![0; rows.len()];
+        let mut begun = HashSet::from([0]);
+        let (mut from, mut length) = (0, 0);
+        for row in order {
+            let (end, first) = (offset(taken.len()), rows[row][0].0);
+            if rows[row].len() != length {
+                (from, length) = (0, rows[row].len());
             }
-            slots[at] = base << PLACE_BITS | place;
+            let is_free = |at: u32| taken.get(at as usize).is_none_or(|taken| !taken);
+            let fits = |base: u32| rows[row].iter().all(|(place, _)| is_free(base + place));
+            let behind = end.saturating_sub(first);
+            let tried = (from..(from + TRIES).min(behind)).chain(behind..);
+            let mut fitting = tried.filter(|&base| fits(base) && !begun.contains(&base));
+            let base = fitting.next().expect("behind the end it fits");
+            begun.insert(base);
+            bases[row] = base;
+            from = base;
+            let last = rows[row][length - 1].0;
+            taken.resize(taken.len().max((base + last) as usize + 1), false);
+            rows[row].iter().for_each(|(place, _)| taken[(base + place) as usize] = true);
         }
+        // A row may be asked for any place.
+        let len = bases.iter().max().map_or(0, |&last| (last + width) as usize);
+        Self { bases, len }
     }
-    // A function may be asked for any column.
-    let most = bases.iter().max().map_or(0, |&base| base + n_columns);
-    slots.resize(slots.len().max(most as usize), EMPTY);
-    Ok(Slots { slots, bases })
-}
-
-/// The lists, and the position of each.
-fn lists(
-    tables: &Tables,
-    bases: &[u32],
-    unit: Position,
-    consent_words: u32,
-) -> (Vec<u32>, Vec<u32>) {
-    let (mut words, mut positions) = (Vec::new(), Vec::new());
-    let nothing = Entry::default();
-    for List { function, entries } in &tables.lists {
-        positions.push(match unit {
-            Position::Short => offset(words.len()) / LIST_ALIGN,
-            Position::Long => offset(words.len()),
-        });
-        let function = *function as usize;
-        words.push(bases[function] << PLACE_BITS | tables.functions[function].default);
-        for Entry { rank, consents } in std::iter::once(&nothing).chain(entries) {
-            words.push(*rank);
-            let consent = |n: u32| u32::from(consents.get(n as usize).copied().unwrap_or(0));
-            words.extend((0..consent_words).map(|n| consent(2 * n) | consent(2 * n + 1) << 16));
-        }
-        if unit == Position::Short {
-            words.resize(words.len().next_multiple_of(LIST_ALIGN as usize), 0);
-        }
-    }
-    (words, positions)
 }
 
 /// The classes of packets: at most protocol, then port, then source port are asked.
@@ -520,81 +491,34 @@ fn two_levels(bytes: &mut Bytes, tables: &[Vec<u16>]) -> Ports {
     Ports { roots: bytes.table(&roots, 0), blocks: bytes.table(&blocks, 0) }
 }
 
-fn pairs(bytes: &mut Bytes, of: &Group, unit: Position, positions: &[u32]) -> Pairs {
+fn pairs(bytes: &mut Bytes, of: &Group, bases: &[u32]) -> Pairs {
     let (sources, destinations) = (of.source.n(), of.destination.n());
-    let [sources, destinations] = [sources, destinations].map(|n| n.next_power_of_two());
-    let n = sources * destinations;
-    if n * unit.bytes() as usize <= MATRIX_BYTES {
-        let mut matrix = vec![0; n];
+    let [n_sources, width] = [sources, destinations].map(usize::next_power_of_two);
+    if n_sources * width * 4 <= MATRIX_BYTES {
+        let mut matrix = vec![0; n_sources * width];
         for &(s, d, list) in &of.cells {
-            matrix[s as usize * destinations + d as usize] = positions[list as usize];
+            matrix[s as usize * width + d as usize] = bases[list as usize];
         }
-        let table = match unit {
-            Position::Short => {
-                bytes.table(&matrix.iter().map(|&p| p as u16).collect::<Vec<_>>(), 0)
-            }
-            Position::Long => bytes.table(&matrix, 0),
-        };
-        let [sources, destinations] = [sources, destinations].map(|n| offset(n) - 1);
-        let width = destinations + 1;
-        return Pairs::Matrix { width, sources, destinations, at: table.at };
+        let at = bytes.table(&matrix, 0).at;
+        let [sources, width] = [n_sources - 1, width].map(offset);
+        return Pairs::Matrix { width, sources, destinations: width - 1, at };
     }
-    let cell = |&(s, d, list): &(u32, u32, u32)| (s, d, positions[list as usize]);
-    let mut cells: Vec<_> = of.cells.iter().map(cell).collect();
-    let by_source = rows(bytes, &cells, of.source.n(), unit);
-    cells.iter_mut().for_each(|cell| std::mem::swap(&mut cell.0, &mut cell.1));
-    cells.sort_unstable();
-    let by_destination = rows(bytes, &cells, of.destination.n(), unit);
-    Pairs::Rows { by_source, by_destination }
-}
-
-/// A hash table for each row in which no bucket overflows.
-fn rows(bytes: &mut Bytes, cells: &[(u32, u32, u32)], n: usize, unit: Position) -> Rows {
-    const EMPTY_CLASS: u16 = u16::MAX;
-    // Bucket 0 is empty, for the rows that are.
-    let mut buckets: Vec<[(u16, u32); BUCKET]> = vec![[(EMPTY_CLASS, 0); BUCKET]];
-    let mut headers = vec![0_u64; n];
-    for row in cells.chunk_by(|a, b| a.0 == b.0) {
-        let mut n_buckets = row.len().div_ceil(BUCKET).next_power_of_two();
-        let (multiplier, filled) = loop {
-            // Odd numbers spread over what 16 bits hold.
-            let tries = (0..16_u32).map(|n| (0x9e37 * (2 * n + 1)) & 0xffff);
-            let mut found = tries.filter_map(|multiplier| {
-                let mut filled = vec![[(EMPTY_CLASS, 0); BUCKET]; n_buckets];
-                for &(_, peer, position) in row {
-                    let bucket = &mut filled[bucket(peer, multiplier, n_buckets)];
-                    let free = bucket.iter_mut().find(|(class, _)| *class == EMPTY_CLASS)?;
-                    *free = (peer as u16, position);
-                }
-                Some((multiplier, filled))
-            });
-            if let Some(found) = found.next() {
-                break found;
-            }
-            n_buckets *= 2;
-            assert!(n_buckets <= 1 << 16, "distinct classes share no bucket of so many");
-        };
-        headers[row[0].0 as usize] =
-            buckets.len() as u64 | (n_buckets as u64 - 1) << 32 | u64::from(multiplier) << 48;
-        buckets.extend(filled);
+    let mut rows = vec![Vec::new(); sources];
+    of.cells.iter().for_each(|&(s, d, list)| rows[s as usize].push((d, list)));
+    let packed = Packed::new(&rows, offset(destinations));
+    let is_short = bases.iter().all(|&base| base <= u32::from(u16::MAX));
+    let width = if is_short { Width::Short } else { Width::Long };
+    let mut cells = vec![0; packed.len];
+    for ((source, row), first) in (0_u64..).zip(&rows).zip(&packed.bases) {
+        for &(d, list) in row {
+            let base = u64::from(bases[list as usize]);
+            cells[(first + d) as usize] = source << width.key_shift() | base;
+        }
     }
-    let rows = bytes.table(&headers, 0);
-    bytes.align();
-    let at = offset(bytes.0.len());
-    let n_buckets = buckets.len().next_power_of_two();
-    buckets.resize(n_buckets, [(EMPTY_CLASS, 0); BUCKET]);
-    for bucket in buckets {
-        let start = bytes.0.len();
-        bucket.iter().for_each(|(class, _)| class.store(&mut bytes.0));
-        bucket.iter().for_each(|&(_, position)| match unit {
-            Position::Short => (position as u16).store(&mut bytes.0),
-            Position::Long => position.store(&mut bytes.0),
-        });
-        bytes.0.resize(start + unit.bucket_bytes() as usize, 0);
-    }
-    Rows { rows, buckets: Table { at, mask: offset(n_buckets) - 1 } }
-}
-
-fn bucket(peer: u32, multiplier: u32, n_buckets: usize) -> usize {
-    ((peer * multiplier) >> 8) as usize & (n_buckets - 1)
+    let first = bytes.table(&packed.bases, 0);
+    let cells = match width {
+        Width::Short => bytes.table(&cells.iter().map(|&cell| cell as u32).collect::<Vec<_>>(), 0),
+        Width::Long => bytes.table(&cells, 0),
+    };
+    Pairs::Rows { first, cells, width }
 }

@@ -65,10 +65,10 @@ pub const CLASSES_MAX: usize = 65_535;
 /// Unit: cells. Source: 12 bytes each while they are sorted, so 200 megabytes.
 pub const CELLS_MAX: usize = 1 << 24;
 
-/// Exceptions of all functions of the tables.
+/// Exceptions of all lists of the tables.
 ///
-/// Unit: columns. Source: an entry of the table names its place in 20 bits.
-pub const EXCEPTIONS_MAX: usize = 1 << 20;
+/// Unit: columns. Source: a slot names the base of its list in 24 bits.
+pub const EXCEPTIONS_MAX: usize = 1 << 23;
 
 /// Labels in common and named ports that the tables of one policy tell apart.
 ///

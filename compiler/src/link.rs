@@ -159,7 +159,15 @@ pub fn link(
     for program in programs {
         let verified = program.verify();
         assert!(verified.is_ok(), "{verified:?} in\n{program}");
-        let code = program.encode();
+        let mut code = program.encode();
+        for &(insn, map) in &program.relocations {
+            // Loaders add what stands in the first slot to where the tables begin.
+            if map == Map::Tables {
+                let [first, second] = [insn, insn + 1].map(|slot| slot * SLOT_BYTES + 4);
+                code.copy_within(second..second + 4, first);
+                code[second..second + 4].fill(0);
+            }
+        }
         let start = linker.object.append_section_data(section, &code, SLOT_BYTES as u64);
         linker.symbol(&program.name, SymbolKind::Text, section, start, code.len() as u64);
         for &(insn, map) in &program.relocations {

@@ -14,7 +14,7 @@ use seg_artifact::object::{OpenError, hex};
 use seg_artifact::{maps, version};
 use seg_lang::ast::{Action, Direction};
 use seg_lang::policy::{self, LabelId, Policy, RuleKind, text};
-use seg_lang::source::Sources;
+use seg_lang::source::{Sources, Span};
 use sha2::{Digest, Sha256};
 
 /// Why a policy does not compile.
@@ -136,6 +136,11 @@ fn workloads(policy: &Policy) -> Vec<Workload> {
 
 /// The rule table, by number.
 pub fn rules(policy: &Policy, sources: &Sources) -> Vec<Rule> {
+    let starts: Vec<Vec<u32>> = sources.iter().map(|(_, source)| source.line_starts()).collect();
+    let line = |span: Span| {
+        let starts = starts.get(span.file.0 as usize);
+        starts.map_or(0, |of| of.partition_point(|start| *start <= span.start) as u32)
+    };
     policy
         .rules
         .iter()
@@ -153,11 +158,14 @@ pub fn rules(policy: &Policy, sources: &Sources) -> Vec<Rule> {
                 }
                 .to_owned(),
                 path: source.map(|s| s.path.clone()).unwrap_or_default(),
-                line: source.map_or(0, |s| s.position(place.start).0),
+                line: line(place),
                 text: text::statement(sources, rule),
                 owner: rule.annotations.owner.clone(),
                 ticket: rule.annotations.ticket.clone(),
-                template: rule.uses.first().map(|_| sources.place(rule.span)),
+                template: rule.uses.first().and_then(|_| {
+                    let source = sources.get(rule.span.file)?;
+                    Some(format!("{}:{}", source.path, line(rule.span)))
+                }),
                 staged: block.staged,
                 log: matches!(rule.kind, RuleKind::Match { log: true, .. }),
                 expires: rule.expires().map(str::to_owned),

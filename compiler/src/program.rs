@@ -16,7 +16,6 @@
 //! Machines are little-endian, as is every kernel this compiles for.
 
 mod parse;
-mod flow;
 mod identify;
 mod decide;
 mod lookup;
@@ -40,6 +39,8 @@ use std::collections::BTreeMap;
 
 use decide::Verdicts;
 use identify::Ends;
+
+pub(crate) use decide::asks_who;
 
 pub use parse::{EXTENSIONS_MAX, PULL_BYTES, TRANSPORT_OFFSET_MAX};
 
@@ -120,18 +121,23 @@ pub fn build(name: &str, way: Way, layout: Layout, judge: Judge<'_>) -> Function
 /// As [`build`].
 pub fn decision(name: &str, way: Way, layout: Layout, judge: Judge<'_>) -> Function {
     function(name, |program| {
-        flow::emit(program, judge.source_port());
+        program.flow = Some(program.skb);
         let ends = match judge.asks_who() {
             true => identify::who(program, way, layout.n_nets, judge.nets6()),
             false => identify::nobody(program, layout.n_nets),
         };
-        let Verdicts { allow, deny } = judge.emit(program, way, layout, ends);
-        for (block, verdict) in [(allow, 1), (deny, 0)] {
-            program.switch(block);
-            let counter = program.load(types::I32, program.notes, Notes::COUNTER);
-            let leaf = program.b.ins().ishl_imm_u(counter, 1);
-            let leaf = program.b.ins().bor_imm_u(leaf, verdict);
+        if let Judge::Tables(tables, bits) = judge {
+            let leaf = lookup::leaf(program, way, layout, tables, bits, ends);
             program.b.ins().return_(&[leaf]);
+        } else {
+            let Verdicts { allow, deny } = judge.emit(program, way, layout, ends);
+            for (block, verdict) in [(allow, 1), (deny, 0)] {
+                program.switch(block);
+                let counter = program.load(types::I32, program.notes, Notes::COUNTER);
+                let leaf = program.b.ins().ishl_imm_u(counter, 1);
+                let leaf = program.b.ins().bor_imm_u(leaf, verdict);
+                program.b.ins().return_(&[leaf]);
+            }
         }
         for (reason, block) in std::mem::take(&mut program.reasons) {
             program.switch(block);
@@ -311,7 +317,10 @@ struct Program<'a> {
     /// Blocks that end with a reason.
     reasons: BTreeMap<Reason, Block>,
     helpers: BTreeMap<u32, FuncRef>,
-    maps: BTreeMap<Map, GlobalValue>,
+    /// By map, and how far behind its first byte.
+    maps: BTreeMap<(Map, u32), GlobalValue>,
+    /// Where the flow is that is decided, in place of a packet with its key and notes.
+    flow: Option<Value>,
 }
 
 impl<'a> Program<'a> {
@@ -327,7 +336,7 @@ impl<'a> Program<'a> {
         let notes = slot(&mut b, Notes::BYTES);
         let end = b.create_block();
         let (reasons, helpers, maps) = Default::default();
-        Self { b, skb, key, other, notes, end, reasons, helpers, maps }
+        Self { b, skb, key, other, notes, end, reasons, helpers, maps, flow: None }
     }
 
     /// Writes the blocks every packet ends in.
@@ -407,6 +416,45 @@ impl<'a> Program<'a> {
         self.b.ins().uextend(types::I64, value)
     }
 
+    /// Pointer into the connection key of what is decided.
+    fn key_at(&mut self, offset: i32) -> Value {
+        match self.flow {
+            Some(flow) => self.b.ins().iadd_imm_s(flow, i64::from(offset)),
+            None => self.b.ins().stack_addr(types::I64, self.key, offset),
+        }
+    }
+
+    /// Reads the connection key of what is decided.
+    fn key(&mut self, ty: Type, offset: i32) -> Value {
+        match self.flow {
+            Some(flow) => self.read(ty, flow, offset),
+            None => self.load(ty, self.key, offset),
+        }
+    }
+
+    /// Reads a port as it is noted, or in the flow: type and code of ICMP are ports, too.
+    fn port(&mut self, note: i32) -> Value {
+        let Some(flow) = self.flow else { return self.load(types::I16, self.notes, note) };
+        let offset = match note {
+            Notes::SOURCE_PORT => maps::CONNTRACK_SOURCE_PORT,
+            _ => maps::CONNTRACK_DESTINATION_PORT,
+        };
+        let port = self.read(types::I16, flow, offset as i32);
+        self.b.ins().bswap(port)
+    }
+
+    /// Goes to `ip6` if that is the family of what is decided; what is written next runs if not.
+    fn leave_if_ip6(&mut self, ip6: Block) {
+        if self.flow.is_none() {
+            let family = self.load(types::I8, self.notes, Notes::FAMILY);
+            return self.leave_if(IntCC::Equal, family, 6, ip6);
+        }
+        let upper = self.key(types::I64, maps::CONNTRACK_SOURCE as i32);
+        self.leave_if(IntCC::NotEqual, upper, 0, ip6);
+        let prefix = self.key(types::I32, maps::CONNTRACK_SOURCE as i32 + 8);
+        self.leave_if(IntCC::NotEqual, prefix, MAPPED_LOW, ip6);
+    }
+
     /// Writes a stack slot.
     fn store(&mut self, value: Value, slot: StackSlot, offset: i32) {
         let address = self.b.ins().stack_addr(types::I64, slot, 0);
@@ -482,8 +530,12 @@ impl<'a> Program<'a> {
 
     /// Pointer to the value, or 0.
     fn lookup(&mut self, map: Map, key: StackSlot, offset: i32) -> Value {
-        let map = self.map(map);
         let key = self.b.ins().stack_addr(types::I64, key, offset);
+        self.lookup_at(map, key)
+    }
+
+    fn lookup_at(&mut self, map: Map, key: Value) -> Value {
+        let map = self.map(map);
         self.call(helper::MAP_LOOKUP_ELEM, &[map, key])
     }
 
@@ -496,12 +548,21 @@ impl<'a> Program<'a> {
     }
 
     fn map(&mut self, map: Map) -> Value {
+        self.within(map, 0)
+    }
+
+    /// Pointer to a byte of the tables.
+    fn table(&mut self, at: u32) -> Value {
+        self.within(Map::Tables, at)
+    }
+
+    fn within(&mut self, map: Map, at: u32) -> Value {
         let function = &mut self.b;
-        let global = *self.maps.entry(map).or_insert_with(|| {
+        let global = *self.maps.entry((map, at)).or_insert_with(|| {
             let name = function.func.declare_imported_user_function(ir::map_name(map));
             function.create_global_value(GlobalValueData::Symbol {
                 name: ExternalName::user(name),
-                offset: 0.into(),
+                offset: i64::from(at).into(),
                 colocated: false,
                 tls: false,
             })

@@ -3,13 +3,13 @@
 //! ```text
 //!  source ──(classes)── row ─┐
 //!                            ├─ cell: a list ──┐
-//!  destination ─(classes)─ column              ├─ function[column of the service] = place in the list: a rank
+//!  destination ─(classes)─ column              ├─ list[column of the service]: a rank
 //!  packet, labels in common, named ports ──────┘
 //! ```
 //!
 //! Rules are in groups by how broad they are, so that no pair of sides multiplies; each group gives a rank, and the greatest
 //! wins. INVARIANT: ranks ascend as leaves do in a diagram, 0 is the default; cells ascend and hold no list that says nothing;
-//! a function's exceptions ascend and differ from its default; list 0 says nothing.
+//! a list's exceptions ascend and differ from its default; list 0 and entry 0 say nothing.
 
 use crate::classes::{Classes, Node, Target};
 use crate::diagram::Field;
@@ -31,10 +31,10 @@ pub struct Tables {
     pub groups: Vec<Group>,
     /// The `isolate` rules, unless cells hold them like the others.
     pub isolation: Option<Isolation>,
-    /// What lists share: which place each column takes.
-    pub functions: Vec<Function>,
     /// What cells say.
     pub lists: Vec<List>,
+    /// What lists say.
+    pub entries: Vec<Entry>,
     /// The verdict of each rank.
     pub leaves: Vec<Leaf>,
 }
@@ -61,22 +61,13 @@ pub struct Group {
     pub cells: Vec<(u32, u32, u32)>,
 }
 
-/// From a column, `service class << bits | bits`, to a place in a list: 0 for nothing, else one more than an index.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Function {
-    /// Of the columns that are no exceptions.
-    pub default: u32,
-    /// Column and place.
-    pub exceptions: Vec<(u32, u32)>,
-}
-
-/// What a cell says.
+/// What a cell says of a column, `service class << bits | bits`, by index into [`Tables::entries`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct List {
-    /// Index into [`Tables::functions`].
-    pub function: u32,
-    /// What it chooses from, in the order in which columns first take them.
-    pub entries: Vec<Entry>,
+    /// Of the columns that are no exceptions.
+    pub default: u32,
+    /// Column and entry.
+    pub exceptions: Vec<(u32, u32)>,
 }
 
 /// What one group says of a flow.
@@ -145,12 +136,9 @@ impl Tables {
 
     /// What a list says of a column.
     pub fn entry(&self, list: u32, column: u32) -> &Entry {
-        const NOTHING: &Entry = &Entry { rank: 0, consents: Vec::new() };
-        let List { function, entries } = &self.lists[list as usize];
-        let Function { default, exceptions } = &self.functions[*function as usize];
+        let List { default, exceptions } = &self.lists[list as usize];
         let exception = exceptions.binary_search_by_key(&column, |&(column, _)| column);
-        let place = exception.map_or(*default, |exception| exceptions[exception].1);
-        place.checked_sub(1).map_or(NOTHING, |place| &entries[place as usize])
+        &self.entries[exception.map_or(*default, |exception| exceptions[exception].1) as usize]
     }
 
     /// What the runtime needs to sort ends into classes, and the nets: the ranges of addresses of each ident from 1 on.
@@ -220,22 +208,18 @@ impl Tables {
     /// What is wrong, for people who debug the compiler.
     pub fn verify(&self) -> Result<(), String> {
         let n_columns = (self.services.n() as u32) << self.bits.len();
-        for (index, List { function, entries }) in self.lists.iter().enumerate() {
-            let Some(Function { default, exceptions }) = self.functions.get(*function as usize)
-            else {
-                return Err(format!("list {index} has no function"));
-            };
-            let places = std::iter::once(default).chain(exceptions.iter().map(|(_, place)| place));
-            if places.into_iter().any(|&place| place as usize > entries.len()) {
-                return Err(format!("list {index} has fewer entries than its function asks for"));
-            }
-            let outside = |rank: u32| rank == 0 || rank as usize >= self.leaves.len();
-            if entries.iter().any(|entry| outside(entry.rank)) {
-                return Err(format!("list {index} has a rank that is none"));
-            }
+        let outside = |entry: &Entry| entry.rank == 0 || entry.rank as usize >= self.leaves.len();
+        if self.entries.iter().skip(1).any(outside) {
+            return Err("an entry has a rank that is none".into());
+        }
+        for (index, List { default, exceptions }) in self.lists.iter().enumerate() {
             let ascend = exceptions.is_sorted_by(|a, b| a.0 < b.0);
-            if !ascend || exceptions.iter().any(|&(c, place)| place == *default || c >= n_columns) {
-                return Err(format!("function {function} has exceptions that are none"));
+            if !ascend || exceptions.iter().any(|&(c, of)| of == *default || c >= n_columns) {
+                return Err(format!("list {index} has exceptions that are none"));
+            }
+            let mut entries = exceptions.iter().map(|(_, entry)| entry).chain([default]);
+            if entries.any(|&entry| entry as usize >= self.entries.len()) {
+                return Err(format!("list {index} has entries that are none"));
             }
         }
         for (index, Group { source, destination, cells, .. }) in self.groups.iter().enumerate() {

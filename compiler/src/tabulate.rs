@@ -12,7 +12,7 @@ use crate::diagram::{Leaf, Manager, Ref, TierVerdict};
 use crate::limits::{BITS_MAX, CELLS_MAX, CLASSES_MAX, EXCEPTIONS_MAX, LimitError, NODES_MAX};
 use crate::rules::{Action, Ends, Exempt, Flow, PortId, Ports, Rules, Services};
 use crate::shape::counted;
-use crate::tables::{Bit, Entry, Function, Group, Isolated, Isolation, List, Tables};
+use crate::tables::{Bit, Entry, Group, Isolated, Isolation, List, Tables};
 use seg_artifact::classes::GROUPS_MAX;
 use seg_lang::ast::Tier;
 use seg_lang::policy::{LabelId, RuleId};
@@ -45,18 +45,27 @@ pub fn tabulate(rules: &Rules, config: Config) -> Result<Tables, LimitError> {
     let terms = Terms::new(&mut m, rules)?;
     let packets = classify(&m, &terms.services)?;
     let sides = [classify(&m, &terms.sources)?, classify(&m, &terms.destinations)?];
-    let all = (0..terms.terms.len() as u32).collect();
-    let small = sides[0].n() * sides[1].n() <= config.matrix;
-    let groups = if small { vec![all] } else { grouping(&terms, &sides, config)? };
-    let isolation =
-        (!small && !terms.isolated.iter().all(Vec::is_empty)).then(|| isolation(&terms, &sides));
-    let mut cells = Cells::new(&terms, &packets, isolation.is_some());
-    let groups = groups.iter().map(|of| group(&terms, &sides, of, &mut cells));
-    let groups = groups.collect::<Result<_, _>>()?;
-    let Cells { functions, lists, .. } = cells;
     let leaves = (0..).zip(&terms.leaves).map(|(rank, &leaf)| counted(leaf, rank)).collect();
-    let (functions, lists) = (functions.values, lists.values);
-    Ok(Tables { bits: terms.bits, services: packets, groups, isolation, functions, lists, leaves })
+    let all: Vec<u32> = (0..terms.terms.len() as u32).collect();
+    let whole = sides[0].n() * sides[1].n() <= config.matrix;
+    let whole = whole.then(|| {
+        let mut cells = Cells::new(&terms, &packets, false, WHOLE_MAX);
+        let group = group(&terms, &sides, &all, &mut cells)?;
+        Ok::<_, LimitError>((vec![group], None, cells))
+    });
+    let (groups, isolation, cells) = match whole {
+        Some(Ok(whole)) => whole,
+        Some(Err(_)) | None => {
+            let isolates = !terms.isolated.iter().all(Vec::is_empty);
+            let isolation = isolates.then(|| isolation(&terms, &sides));
+            let mut cells = Cells::new(&terms, &packets, isolates, EXCEPTIONS_MAX);
+            let groups = grouping(&terms, &sides, config)?;
+            let groups = groups.iter().map(|of| group(&terms, &sides, of, &mut cells));
+            (groups.collect::<Result<_, _>>()?, isolation, cells)
+        }
+    };
+    let (lists, entries) = (cells.lists.values, cells.entries.values);
+    Ok(Tables { bits: terms.bits, services: packets, groups, isolation, lists, entries, leaves })
 }
 
 /// Values by number in order of first use.
@@ -548,6 +557,12 @@ fn merge(cells: &mut Vec<(u32, u32, u32)>, side: usize) -> HashMap<u32, u32> {
     merged
 }
 
+/// Exceptions that one group of all rules may have, without a look at anything better.
+const WHOLE_MAX: usize = 1 << 16;
+
+/// Columns that are listed one by one rather than by default.
+const FEW: usize = 16;
+
 /// Cells by what they decide.
 struct Cells<'a> {
     terms: &'a Terms,
@@ -556,9 +571,11 @@ struct Cells<'a> {
     n_services: usize,
     /// For each set of services the classes in it.
     sets: Vec<Set>,
-    functions: Numbered<Function>,
     lists: Numbered<List>,
+    entries: Numbered<Entry>,
     n_exceptions: usize,
+    /// How many exceptions there may be.
+    exceptions_max: usize,
     /// By terms and the cuts that count.
     done: HashMap<Vec<u32>, u32>,
 }
@@ -578,10 +595,6 @@ impl Set {
 
     fn is_empty(&self) -> bool {
         self.0.iter().all(|&word| word == 0)
-    }
-
-    fn len(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
     }
 
     fn and(&self, other: &Self) -> Self {
@@ -605,7 +618,7 @@ impl Set {
 }
 
 impl<'a> Cells<'a> {
-    fn new(terms: &'a Terms, packets: &Classes, consents: bool) -> Self {
+    fn new(terms: &'a Terms, packets: &Classes, consents: bool, exceptions_max: usize) -> Self {
         let n_services = packets.n();
         let mut sets = vec![Set::none(n_services); terms.services.len()];
         for (class, held) in packets.held.iter().enumerate() {
@@ -616,9 +629,10 @@ impl<'a> Cells<'a> {
             consents,
             n_services,
             sets,
-            functions: Numbered::new(Function::default()),
             lists: Numbered::new(List::default()),
+            entries: Numbered::new(Entry::default()),
             n_exceptions: 0,
+            exceptions_max,
             done: HashMap::new(),
         }
     }
@@ -647,57 +661,40 @@ impl<'a> Cells<'a> {
 
     fn decide(&mut self, key: &[u32]) -> Result<u32, LimitError> {
         let n_bits = self.terms.bits.len();
-        let mut by_entry: BTreeMap<Entry, Vec<(u32, Set)>> = BTreeMap::new();
+        let mut columns: Vec<(u32, u32)> = Vec::new();
         for bits in 0..1_u32 << n_bits {
             for (entry, set) in self.column(key, bits) {
-                by_entry.entry(entry).or_default().push((bits, set));
+                let entry = self.entries.number(entry);
+                columns.extend(set.iter().map(|class| (class << n_bits | bits, entry)));
             }
         }
-        let first = |sets: &[(u32, Set)]| {
-            let column = |(bits, set): &(u32, Set)| set.iter().next().map(|c| c << n_bits | bits);
-            sets.iter().filter_map(column).min()
+        columns.sort_unstable();
+        // Every default is looked up beside the column: it has to be worth it.
+        let n_columns = self.n_services << n_bits;
+        let mut n_of: BTreeMap<u32, usize> = BTreeMap::from([(0, n_columns - columns.len())]);
+        columns.iter().for_each(|(_, entry)| *n_of.entry(*entry).or_default() += 1);
+        let most = n_of.iter().map(|(&entry, &n)| (n, Reverse(entry))).max();
+        let default = match most {
+            Some((_, Reverse(entry))) if columns.len() > FEW => entry,
+            _ => 0,
         };
-        let mut ordered: Vec<_> = by_entry.into_iter().collect();
-        // No two begin in one column.
-        ordered.sort_by_key(|(_, sets)| first(sets));
-        let n = |sets: &[(u32, Set)]| sets.iter().map(|(_, set)| set.len()).sum::<u32>();
-        let n_said: u32 = ordered.iter().map(|(_, sets)| n(sets)).sum();
-        let n_unsaid = ((self.n_services as u32) << n_bits) - n_said;
-        let places = (1..).zip(&ordered).map(|(place, (_, sets))| (n(sets), Reverse(place)));
-        let (_, Reverse(default)) =
-            places.chain([(n_unsaid, Reverse(0))]).max().expect("there is nothing, at least");
-        let mut exceptions = Vec::new();
-        let mut said = vec![Set::none(self.n_services); 1 << n_bits];
-        for (place, (_, sets)) in (1..).zip(&ordered) {
-            for (bits, set) in sets {
-                let all = &mut said[*bits as usize];
-                all.0.iter_mut().zip(&set.0).for_each(|(all, word)| *all |= word);
-                if place != default {
-                    exceptions.extend(set.iter().map(|c| (c << n_bits | bits, place)));
-                }
-            }
-        }
         if default != 0 {
-            for (bits, said) in (0_u32..).zip(&said) {
-                let unsaid = (0..self.n_services as u32)
-                    .filter(|&c| said.0[c as usize / 64] >> (c % 64) & 1 == 0);
-                exceptions.extend(unsaid.map(|c| (c << n_bits | bits, 0)));
+            let said: Vec<(u32, u32)> = std::mem::take(&mut columns);
+            columns.extend((0..n_columns as u32).map(|column| (column, 0)));
+            said.iter().for_each(|&(column, entry)| columns[column as usize].1 = entry);
+            columns.retain(|(_, entry)| *entry != default);
+        }
+        let (n, before) = (columns.len(), self.lists.values.len());
+        let list = self.lists.number(List { default, exceptions: columns });
+        if self.lists.values.len() > before {
+            self.n_exceptions += n;
+            if self.n_exceptions > self.exceptions_max {
+                let ranks = n_of.keys().map(|&entry| self.entries.values[entry as usize].rank);
+                let rules = ranks.filter_map(|rank| self.terms.leaves[rank as usize].rule());
+                return Err(LimitError::Cells { rules: rules.take(5).collect() });
             }
         }
-        exceptions.sort_unstable();
-        let n_exceptions = exceptions.len();
-        let before = self.functions.values.len();
-        let function = self.functions.number(Function { default, exceptions });
-        if self.functions.values.len() > before {
-            self.n_exceptions += n_exceptions;
-            if self.n_exceptions > EXCEPTIONS_MAX {
-                let rules = ordered.iter().map(|(of, _)| self.terms.leaves[of.rank as usize]);
-                let rules = rules.filter_map(Leaf::rule).take(5).collect();
-                return Err(LimitError::Cells { rules });
-            }
-        }
-        let entries = ordered.into_iter().map(|(entry, _)| entry).collect();
-        Ok(self.lists.number(List { function, entries }))
+        Ok(list)
     }
 
     /// What each class of services is decided as where the bits are these; classes without a rule are in no set.

@@ -54,6 +54,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// Where each line begins. Unit: bytes.
+    pub fn line_starts(&self) -> Vec<u32> {
+        let ends = self.text.bytes().zip(1..).filter(|(byte, _)| *byte == b'\n');
+        std::iter::once(0).chain(ends.map(|(_, next)| next)).collect()
+    }
+
     /// Line and column of a byte offset, both counted from 1; columns count characters.
     pub fn position(&self, offset: u32) -> (u32, u32) {
         let offset = (offset as usize).min(self.text.len());

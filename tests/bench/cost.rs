@@ -67,11 +67,22 @@ const PEERS: usize = 5_000;
 const TIERS: [&str; 3] = ["web", "api", "db"];
 const ENVS: [&str; 3] = ["prod", "staging", "dev"];
 
+/// A package of `n` label rules: so many do not fit into one file.
+fn package(path: &Path, n: usize) -> std::io::Result<()> {
+    std::fs::create_dir(path)?;
+    std::fs::write(path.join("seg.toml"), "name = \"cost\"\nedition = \"2026\"\n")?;
+    std::fs::write(path.join("labels.seg"), "label app\nlabel tier\nlabel env\n")?;
+    for (nth, rules) in label_rules(n).chunks(10_000).enumerate() {
+        let text = format!("import labels\npolicy cost-{nth} {{\n{}}}\n", rules.concat());
+        std::fs::write(path.join(format!("cost-{nth}.seg")), text)?;
+    }
+    Ok(())
+}
+
 /// A label policy of `n` rules over `n / 10` applications, each in three tiers and environments.
-fn label_rules(n: usize) -> String {
+fn label_rules(n: usize) -> Vec<String> {
     let mut random = Random::new(1);
-    let mut text = String::new();
-    for _ in 0..n {
+    let rule = |_| {
         let (app, other) = (random.below(n.div_ceil(10)), random.below(n.div_ceil(10)));
         let (tier, to) = (*random.pick(&TIERS), *random.pick(&TIERS));
         let env = *random.pick(&ENVS);
@@ -88,9 +99,9 @@ fn label_rules(n: usize) -> String {
             92..96 => format!("allow env:{env} -> app:a{app}"),
             _ => format!("deny app:a{app} & env:{env} -> app:a{other} & tier:{to}"),
         };
-        let _ = writeln!(text, "    {flow} on tcp/{{ {} }}", ports.join(", "));
-    }
-    text
+        format!("    {flow} on tcp/{{ {} }}\n", ports.join(", "))
+    };
+    (0..n).map(rule).collect()
 }
 
 /// Probes of [`Kind`] `i` go to port `PROBE_PORT + i`, and rule `i` decides them.
@@ -101,7 +112,7 @@ fn policy(allowed: [Kind; 2], n_rules: usize) -> String {
         let port = PROBE_PORT + kind as u16;
         let _ = writeln!(text, "    {verb} managed -> managed on udp/{port}");
     }
-    text + &label_rules(n_rules) + "}\n"
+    text + &label_rules(n_rules).concat() + "}\n"
 }
 
 const OLD: [Kind; 2] = [Kind::Old, Kind::Both];
@@ -249,9 +260,10 @@ fn compile(options: &Options) -> Result<Value, String> {
         "rules", "wall s", "CPU s", "MB", "object B", "programs", "largest", "verified"
     );
     let (mut values, files) = (vec![], tempfile::tempdir().map_err(text)?);
-    let (source, object) = (files.path().join("cost.seg"), files.path().join("cost.bpf.o"));
+    let object = files.path().join("cost.bpf.o");
     for (n, bar) in BARS.iter().filter(|(n, _)| !options.quick || *n == SIZES[0]) {
-        std::fs::write(&source, policy(OLD, n - Kind::ALL.len())).map_err(text)?;
+        let source = files.path().join(n.to_string());
+        package(&source, *n).map_err(text)?;
         let (mut walls, mut cpus, mut memory, mut refused) = (vec![], vec![], 0, None);
         // Large builds vary little, and would take the time of everything else.
         for _ in 0..if *n > SIZES[0] { 3.min(options.runs) } else { options.runs } {

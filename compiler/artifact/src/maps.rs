@@ -41,7 +41,7 @@ pub const RECORDS_MIN: u32 = 4_096;
 /// Blocks of [`ADDRESSES4`]: a power of two.
 ///
 /// Source: chosen; 8 MiB hold every address of 16,000 networks of 256 addresses.
-pub const BLOCKS4: u32 = 16_384;
+pub const BLOCKS4: u32 = 32_768;
 /// Unit: bytes of a block.
 pub const BLOCK_BYTES: u32 = 512;
 /// Where the blocks begin in the value of [`ADDRESSES4`]. Unit: bytes.

@@ -20,6 +20,7 @@ use seg_compiler::bpf;
 use seg_compiler::check::{CheckError, check as check_object};
 use seg_compiler::cost::{Estimate, Size};
 use seg_compiler::decided::{Config as Shaping, Decided, Shape};
+use seg_compiler::limits::LimitError;
 use seg_compiler::pipeline::{self, CompileError, Compiled};
 use seg_compiler::target::{Asks, Unenforceable};
 use seg_lang::analyze::{Analysis, Config, analyze_as};
@@ -200,6 +201,7 @@ pub fn build(input: Input<'_>, file: &Path, config: BuildConfig, format: Format)
         ReadBack::Skip => Some("as asked".to_owned()),
         ReadBack::Check => match read_back_of(&compiled) {
             Ok(what) => what,
+            Err(CheckError::Limit(limit)) => return too_large(&checked, &limit.into(), format),
             Err(error) => {
                 let message = format!(
                     "the object cannot be shown to do what the rules say, and nothing was written; this is a bug of segc, please report it: {error}"
@@ -256,11 +258,7 @@ fn read_back_of(compiled: &Compiled) -> Result<Option<String>, CheckError> {
     {
         return Ok(Some("programs of several trees".to_owned()));
     }
-    match check_object(&compiled.decided, &compiled.object) {
-        Ok(_) => Ok(None),
-        Err(CheckError::Limit(limit)) => Ok(Some(limit.to_string())),
-        Err(error) => Err(error),
-    }
+    check_object(&compiled.decided, &compiled.object).map(|_| None)
 }
 
 /// Replaces the file in one step: a reader sees the old text or the new one. What is no file, such as `/dev/null` or a pipe,
@@ -337,10 +335,9 @@ fn explain_shape(considered: &[Estimate]) {
                 levels / 100,
                 levels % 100 / 10
             ),
-            Size::Tables { groups, rows, bytes } => format!(
-                "{}, {rows} of them as rows with buckets, {bytes} bytes",
-                count(groups, "group")
-            ),
+            Size::Tables { groups, rows, bytes } => {
+                format!("{}, {rows} of them as rows, {bytes} bytes", count(groups, "group"))
+            }
         };
         let (chosen, name) = (if place == 0 { "chosen" } else { "" }, shape.to_possible_value());
         let name = name.map(|name| name.get_name().to_owned()).unwrap_or_default();
@@ -454,6 +451,13 @@ fn too_large(checked: &Checking, error: &CompileError, format: impl Into<Format>
         spans.fold(diagnostic, |d, span| d.and(span, "then this"))
     } else {
         Diagnostic::of_package(codes::TARGET_LIMIT, format!("{}: {error}", checked.name))
+    };
+    let help = "`segc build --shape tree` may hold such a policy as trees in sequence, which are not read back";
+    let diagnostic = match error {
+        CompileError::Limit(LimitError::Bits { .. } | LimitError::Cells { .. }) => {
+            diagnostic.help(help)
+        }
+        _ => diagnostic,
     };
     checked.report(&[diagnostic]).print(format.into());
     Outcome::Findings

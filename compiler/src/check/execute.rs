@@ -304,8 +304,10 @@ impl<'a> Machine<'a> {
                 let value = self.reg(point, dst);
                 (dst, self.exprs.swap(bytes, value))
             }
-            Insn::Wide { dst, .. } if self.program.tables.contains(&pc) => {
-                (dst, self.exprs.intern(Expr::Tables))
+            Insn::Wide { dst, value } if self.program.tables.contains(&pc) => {
+                let [tables, at] =
+                    [Expr::Tables, Expr::Const(value)].map(|of| self.exprs.intern(of));
+                (dst, self.exprs.op(Op::Add, true, tables, at))
             }
             Insn::Wide { dst, value } => match self.program.maps.get(&pc) {
                 Some(map) => (dst, self.exprs.intern(Expr::Map(map.clone()))),

@@ -46,8 +46,6 @@ pub(super) const SKB_LEN: i32 = 0;
 const SKB_INGRESS_IFINDEX: i32 = 36;
 const SKB_IFINDEX: i32 = 40;
 
-/// Bits of an ident.
-const IDENT_BITS: u32 = maps::IDENTS_MAX.ilog2();
 /// The largest ident.
 const IDENT_LAST: u128 = maps::IDENTS_MAX as u128 - 1;
 
@@ -370,8 +368,7 @@ pub(super) fn only(exprs: &mut Exprs, map: &str) -> Id {
 /// The ident that a map has.
 fn ident_in(exprs: &mut Exprs, found: Id) -> Id {
     let found = exprs.intern(Expr::Found(found));
-    let ident = exprs.load(found, 0, 4);
-    exprs.low(ident, IDENT_BITS)
+    exprs.load(found, 0, 2)
 }
 
 /// The ident of an IPv4 address, as [`maps::ADDRESSES4`] says.

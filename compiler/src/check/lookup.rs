@@ -7,7 +7,7 @@ use super::Layout as Records;
 use super::expr::{Expr, Exprs, Id, Input};
 use super::fields::{self, Fields};
 use super::insn::Op;
-use crate::layout::{BUCKET, LIST_ALIGN, Layout, PLACE_BITS, Pairs, Ports, Position, Rows, Table};
+use crate::layout::{CONSENT_SHIFT, CONSENTS, Layout, OWNER_SHIFT, Pairs, Ports, Table};
 use crate::rules::{IPV4_FIRST, IPV4_LAST};
 use crate::tables::Bit;
 use seg_artifact::maps;
@@ -50,7 +50,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// What is looked up if its upper bits are the counter that was noted: not 0 if the packet is allowed.
+    /// What is looked up if its counter is the one that was noted: not 0 if the packet is allowed.
     pub(super) fn verdict(
         &self,
         exprs: &mut Exprs,
@@ -63,27 +63,33 @@ impl Lookup<'_> {
         for &own in &fields.own {
             for (&peer, known) in fields.peers.iter().zip([Some(true), Some(false)]) {
                 let managed = if fields.peers.len() == 1 { managed } else { known };
-                let Some(leaf) = self.leaf(exprs, way, Ends { own, peer, managed }) else {
+                let Some(best) = self.best(exprs, way, Ends { own, peer, managed }) else {
                     continue;
                 };
-                if exprs.op(Op::Shr, true, leaf, one) == noted {
-                    return Some(exprs.op(Op::And, true, leaf, one));
+                let rank = exprs.op(Op::Shr, true, best, one);
+                if entry(exprs, self.places.counters, rank, 4) == noted {
+                    return Some(exprs.op(Op::And, true, best, one));
                 }
             }
         }
         None
     }
 
-    fn leaf(&self, exprs: &mut Exprs, way: Direction, ends: Ends) -> Option<Id> {
+    /// `rank << 1 | allow` of what decides.
+    fn best(&self, exprs: &mut Exprs, way: Direction, ends: Ends) -> Option<Id> {
         let places = self.places;
         let column = self.column(exprs, way, ends)?;
         let mut best: Option<Id> = None;
         let mut consents = Vec::new();
         for (group, pairs) in places.groups.iter().enumerate() {
-            let classes = classes(exprs, way, ends, group);
-            let position = position(exprs, way, places.position, *pairs, classes);
-            let (rank, of_group) = self.entry(exprs, position, column);
-            best = Some(best.map_or(rank, |best| greater(exprs, best, rank)));
+            let [own, peer] = classes(exprs, way, ends, group);
+            let [source, destination] = match way {
+                Direction::Outbound => [own, peer],
+                Direction::Inbound => [peer, own],
+            };
+            let base = base(exprs, *pairs, source, destination);
+            let (word, of_group) = self.said(exprs, base, column);
+            best = Some(best.map_or(word, |best| greater(exprs, best, word)));
             consents.extend(of_group);
         }
         let mut best = best.unwrap_or_else(|| exprs.number(0));
@@ -105,7 +111,7 @@ impl Lookup<'_> {
                 }
             }
         }
-        Some(entry(exprs, places.leaves, best, 4))
+        Some(best)
     }
 
     /// The class of the service, and the bits below it.
@@ -151,37 +157,69 @@ impl Lookup<'_> {
         Some(or(exprs, class, bits))
     }
 
-    /// The rank and the consents of the list at a position for a column.
-    fn entry(&self, exprs: &mut Exprs, position: Id, column: Id) -> (Id, Vec<Id>) {
+    /// The word and the consents of the list at a base for a column.
+    fn said(&self, exprs: &mut Exprs, base: Id, column: Id) -> (Id, Vec<Id>) {
         let places = self.places;
-        let header = entry(exprs, places.lists, position, 4);
-        let base = shifted(exprs, Op::Shr, header, PLACE_BITS);
+        let one = exprs.number(1);
+        let column = exprs.op(Op::Add, true, column, one);
         let index = exprs.op(Op::Add, true, base, column);
-        let slot = entry(exprs, places.slots, index, 4);
-        let owner = shifted(exprs, Op::Shr, slot, PLACE_BITS);
-        let own = equal(exprs, owner, base);
-        let differs = exprs.op(Op::Xor, true, header, slot);
-        let change = exprs.op(Op::And, true, differs, own);
-        let chosen = exprs.op(Op::Xor, true, header, change);
-        let mut place = exprs.low(chosen, PLACE_BITS);
-        if places.consent_words > 0 {
-            let words = exprs.number((1 + places.consent_words).into());
-            place = exprs.op(Op::Mul, true, place, words);
-        }
-        let word = exprs.op(Op::Add, true, position, place);
-        let nth = |exprs: &mut Exprs, n: u32| {
-            let n = exprs.number((1 + n).into());
-            let word = exprs.op(Op::Add, true, word, n);
-            entry(exprs, places.lists, word, 4)
+        let mut slot = |index: Id| {
+            let slot = entry(exprs, places.slots, index, 8);
+            Owned::new(exprs, slot, base, OWNER_SHIFT)
         };
-        let rank = nth(exprs, 0);
-        let mut consents = Vec::new();
-        for n in 1..=places.consent_words {
-            let two = nth(exprs, n);
-            consents.extend([exprs.low(two, 16), shifted(exprs, Op::Shr, two, 16)]);
+        let exception = slot(index);
+        let default = places.defaults.then(|| slot(base));
+        // The exception's, or else the default's.
+        let either = |exprs: &mut Exprs, found: Id, of_default: Option<Id>| {
+            let Some(of_default) = of_default else { return found };
+            let rest = without(exprs, of_default, exception.is);
+            exprs.op(Op::Or, true, found, rest)
+        };
+        let said = either(exprs, exception.value, default.map(|of| of.value));
+        if places.isolation.is_none() {
+            return (said, Vec::new());
         }
-        (rank, consents)
+        let mut consents = vec![shifted(exprs, Op::Shr, said, CONSENT_SHIFT)];
+        for (more, first) in places.more.iter().zip((0..).step_by(CONSENTS as usize)) {
+            let masked = |exprs: &mut Exprs, index: Id, is: Id| {
+                let four = entry(exprs, *more, index, 8);
+                exprs.op(Op::And, true, four, is)
+            };
+            let found = masked(exprs, index, exception.is);
+            let of_default = default.map(|default| masked(exprs, base, default.is));
+            let four = either(exprs, found, of_default);
+            for nth in 0..CONSENTS.min(places.n_more.saturating_sub(first)) {
+                let consent = shifted(exprs, Op::Shr, four, 16 * nth);
+                consents.push(exprs.low(consent, 16));
+            }
+        }
+        (exprs.low(said, CONSENT_SHIFT), consents)
     }
+}
+
+/// What an entry holds for its owner.
+#[derive(Clone, Copy)]
+struct Owned {
+    /// What is below the owner's number, or 0.
+    value: Id,
+    /// All ones if it is the owner's, else 0.
+    is: Id,
+}
+
+impl Owned {
+    fn new(exprs: &mut Exprs, found: Id, owner: Id, shift: u32) -> Self {
+        let owner = shifted(exprs, Op::Shl, owner, shift);
+        let rest = exprs.op(Op::Xor, true, found, owner);
+        let differs = shifted(exprs, Op::Shr, rest, shift);
+        let is = is_zero(exprs, differs);
+        Self { value: exprs.op(Op::And, true, rest, is), is }
+    }
+}
+
+fn without(exprs: &mut Exprs, of: Id, mask: Id) -> Id {
+    let all = exprs.number(u64::MAX);
+    let kept = exprs.op(Op::Xor, true, mask, all);
+    exprs.op(Op::And, true, of, kept)
 }
 
 /// The classes of both ends in a group, this end's first.
@@ -195,12 +233,9 @@ fn classes(exprs: &mut Exprs, way: Direction, ends: Ends, group: usize) -> [Id; 
         Direction::Inbound => [destination, source],
     };
     let mut class = |ident: Id, offset: u32| {
-        let ident = exprs.low(ident, maps::IDENTS_MAX.ilog2());
         let index = shifted(exprs, Op::Shl, ident, 3);
         let at = exprs.op(Op::Add, true, idents, index);
-        let four = exprs.load(at, offset as i32, 8);
-        let class = shifted(exprs, Op::Shr, four, 16 * (group as u32 % 4));
-        exprs.low(class, 16)
+        exprs.load(at, (offset + 2 * (group as u32 % 4)) as i32, 2)
     };
     [class(ends.own, offsets[0]), class(ends.peer, offsets[1])]
 }
@@ -238,76 +273,33 @@ fn port_class(exprs: &mut Exprs, of: Ports, kind: Option<Id>, port: Id) -> Id {
     entry(exprs, of.blocks, index, 2)
 }
 
-/// Where a pair of classes leads. Unit: words of the lists.
-fn position(
-    exprs: &mut Exprs,
-    way: Direction,
-    unit: Position,
-    pairs: Pairs,
-    [own, peer]: [Id; 2],
-) -> Id {
-    let bytes = unit.bytes();
-    let found = match pairs {
+/// Where the list of a pair of classes begins.
+fn base(exprs: &mut Exprs, pairs: Pairs, source: Id, destination: Id) -> Id {
+    match pairs {
         Pairs::Matrix { width, sources, destinations, at } => {
-            let (source, destination) = match way {
-                Direction::Outbound => (own, peer),
-                Direction::Inbound => (peer, own),
-            };
             let [sources, destinations] = [sources, destinations].map(|n| exprs.number(n.into()));
             let source = exprs.op(Op::And, true, source, sources);
             let destination = exprs.op(Op::And, true, destination, destinations);
             let row = shifted(exprs, Op::Shl, source, width.ilog2());
-            let index = exprs.op(Op::Or, true, row, destination);
-            let offset = shifted(exprs, Op::Shl, index, bytes.ilog2());
+            let index = exprs.op(Op::Add, true, row, destination);
+            let offset = shifted(exprs, Op::Shl, index, 2);
             let tables = exprs.intern(Expr::Tables);
             let cell = exprs.op(Op::Add, true, tables, offset);
-            exprs.load(cell, at as i32, bytes as u8)
+            exprs.load(cell, at as i32, 4)
         }
-        Pairs::Rows { by_source, by_destination } => {
-            let rows = match way {
-                Direction::Outbound => by_source,
-                Direction::Inbound => by_destination,
-            };
-            in_row(exprs, unit, rows, own, peer)
+        Pairs::Rows { first, cells, width } => {
+            let first = entry(exprs, first, source, 4);
+            let index = exprs.op(Op::Add, true, first, destination);
+            let cell = entry(exprs, cells, index, width.bytes() as u8);
+            Owned::new(exprs, cell, source, width.key_shift()).value
         }
-    };
-    match unit {
-        Position::Short => shifted(exprs, Op::Shl, found, LIST_ALIGN.ilog2()),
-        Position::Long => found,
     }
 }
 
-/// The position that a row has for a class, or 0.
-fn in_row(exprs: &mut Exprs, unit: Position, rows: Rows, own: Id, peer: Id) -> Id {
-    let row = entry(exprs, rows.rows, own, 8);
-    let multiplier = shifted(exprs, Op::Shr, row, 48);
-    let hash = exprs.op(Op::Mul, true, peer, multiplier);
-    let hash = shifted(exprs, Op::Shr, hash, 8);
-    let mask = shifted(exprs, Op::Shr, row, 32);
-    let hash = exprs.op(Op::And, true, hash, mask);
-    let hash = exprs.low(hash, 16);
-    let bucket = exprs.op(Op::Add, true, row, hash);
-    let at = place(exprs, rows.buckets, bucket, unit.bucket_bytes());
-    let from = rows.buckets.at as i32;
-    let keys = exprs.load(at, from, 8);
-    let mut found = exprs.number(0);
-    for nth in 0..BUCKET as u32 {
-        let key = shifted(exprs, Op::Shr, keys, 16 * nth);
-        let key = exprs.low(key, 16);
-        let is = equal(exprs, key, peer);
-        let offset = from + (2 * BUCKET as u32 + nth * unit.bytes()) as i32;
-        let position = exprs.load(at, offset, unit.bytes() as u8);
-        let position = exprs.op(Op::And, true, position, is);
-        found = exprs.op(Op::Or, true, found, position);
-    }
-    found
-}
-
-/// All ones if two numbers below 2^63 are equal, else 0: only of 0 one less is negative.
-fn equal(exprs: &mut Exprs, a: Id, b: Id) -> Id {
-    let differs = exprs.op(Op::Xor, true, a, b);
+/// All ones if a number below 2^63 is 0, else 0: only of 0 one less is negative.
+fn is_zero(exprs: &mut Exprs, number: Id) -> Id {
     let one_less = exprs.number(u64::MAX);
-    let less = exprs.op(Op::Add, true, differs, one_less);
+    let less = exprs.op(Op::Add, true, number, one_less);
     shifted(exprs, Op::Sar, less, 63)
 }
 
@@ -319,16 +311,15 @@ fn greater(exprs: &mut Exprs, a: Id, b: Id) -> Id {
     exprs.op(Op::Sub, true, a, lacks)
 }
 
-/// The rank of who isolates, or 0 if one of the consents is its block's.
+/// The word of who isolates, or 0 if one of the consents is its block's.
 fn denied(exprs: &mut Exprs, isolates: Id, consents: &[Id]) -> Id {
     let block = shifted(exprs, Op::Shr, isolates, 32);
-    let rank = exprs.low(isolates, 32);
-    let mut consented = exprs.number(0);
-    for &consent in consents {
-        let is = equal(exprs, block, consent);
-        consented = exprs.op(Op::Or, true, consented, is);
-    }
-    let all = exprs.number(u64::MAX);
-    let not = exprs.op(Op::Xor, true, consented, all);
-    exprs.op(Op::And, true, rank, not)
+    let word = exprs.low(isolates, 32);
+    let consented = consents.iter().map(|&consent| {
+        let differs = exprs.op(Op::Xor, true, block, consent);
+        is_zero(exprs, differs)
+    });
+    let consented: Vec<Id> = consented.collect();
+    let any = consented.into_iter().reduce(|a, b| exprs.op(Op::Or, true, a, b));
+    any.map_or(word, |any| without(exprs, word, any))
 }

@@ -71,10 +71,10 @@ pub(super) fn programs(bytes: &[u8]) -> Result<BTreeMap<String, Program>, CheckE
         let of_program = named.range(start..end);
         let named: BTreeMap<_, _> = of_program.map(|(at, map)| (slot(*at), map)).collect();
         for (slot, bytes) in code.chunks(SLOT_BYTES).enumerate() {
-            // `BPF_PSEUDO_MAP_FD` and `BPF_PSEUDO_MAP_VALUE`: the immediate is a map's or the tables', and nothing else.
+            // `BPF_PSEUDO_MAP_FD` and `BPF_PSEUDO_MAP_VALUE`: the immediate is a map's, and nothing else, or a place in the tables.
             let pseudo = match (insns[slot], named.get(&slot)) {
                 (Insn::Wide { value: 0, .. }, Some(Some(_))) => 1,
-                (Insn::Wide { value: 0, .. }, Some(None)) => 2,
+                (Insn::Wide { value: 0..=0xffff_ffff, .. }, Some(None)) => 2,
                 (_, Some(_)) => return Err(refused(slot, Refusal::Instruction)),
                 (Insn::Wide { .. }, None) => 0,
                 (_, None) => continue,

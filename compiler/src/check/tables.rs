@@ -23,7 +23,7 @@ mod said;
 mod walk;
 
 use crate::diagram::{Field, Manager};
-use crate::layout::{Layout, Pairs};
+use crate::layout::Layout;
 use crate::limits::{LimitError, NODES_MAX};
 use crate::rules::{Action, Rules};
 use crate::tables::{Bit, Entry};
@@ -82,8 +82,8 @@ pub enum TableError {
         /// Which of its flows.
         flow: u32,
     },
-    /// A leaf is not that of the rule of its rank.
-    #[error("rank {rank} has another leaf than its rule")]
+    /// A rank has not the counter or the verdict of its rule.
+    #[error("rank {rank} has another counter or verdict than its rule")]
     Leaf {
         /// The rank.
         rank: u32,
@@ -163,7 +163,7 @@ pub fn check(rules: &Rules, claim: Claim<'_>) -> Result<Vec<(u128, u16)>, TableE
     if places.n_bits as usize != claim.bits.len() {
         return Err(TableError::Broken("other bits than a column has"));
     }
-    leaves(&terms, &bytes)?;
+    counters(&terms, &bytes)?;
     let apart = places.isolation.is_some();
     let groups = grouping(rules, &terms, claim.groups, apart)?;
     let n_decisions = groups.len() + usize::from(apart);
@@ -176,6 +176,9 @@ pub fn check(rules: &Rules, claim: Claim<'_>) -> Result<Vec<(u128, u16)>, TableE
         return Err(TableError::Broken("other nets than there are classes for"));
     }
     let mut said = Said::new(&m, &terms, &bytes, apart)?;
+    if said.at(&bytes, 0)? != NOTHING {
+        return Err(TableError::Broken("pairs without a list say something"));
+    }
     for (group, of) in groups.iter().enumerate() {
         let sides = [Side::Source, Side::Destination].map(|side| {
             let asked = of.iter().flat_map(|&term| terms.asked(term, side)).collect();
@@ -191,14 +194,11 @@ pub fn check(rules: &Rules, claim: Claim<'_>) -> Result<Vec<(u128, u16)>, TableE
     Ok(ranges)
 }
 
-/// Every rank has the verdict and the counter of its rule.
-fn leaves(terms: &Terms, bytes: &Bytes<'_>) -> Result<(), TableError> {
-    let counted = terms
-        .ranked
-        .iter()
-        .map(|of| maps::rule_counter(of.rule.0) << 1 | u32::from(of.action == Action::Allow));
-    for (rank, wanted) in (0..).zip([Reason::Default.counter() << 1].into_iter().chain(counted)) {
-        if bytes.leaf(rank)? != wanted {
+/// Every rank has the counter of its rule.
+fn counters(terms: &Terms, bytes: &Bytes<'_>) -> Result<(), TableError> {
+    let counted = terms.ranked.iter().map(|of| maps::rule_counter(of.rule.0));
+    for (rank, wanted) in (0..).zip([Reason::Default.counter()].into_iter().chain(counted)) {
+        if bytes.counter(rank)? != wanted {
             return Err(TableError::Leaf { rank });
         }
     }
@@ -317,21 +317,15 @@ impl Cells<'_> {
         let spoken = self.wanted(said)?;
         let classes = |of: &Variants| of.iter().map(|(class, _)| *class).collect::<BTreeSet<u32>>();
         let sides = [self.sources, self.destinations].map(classes);
-        let cells = match bytes.pairs(self.group) {
-            matrix @ Pairs::Matrix { .. } => vec![(matrix, Side::Source)],
-            rows @ Pairs::Rows { .. } => vec![(rows, Side::Source), (rows, Side::Destination)],
-        };
-        for (pairs, by) in cells {
-            // Nothing is said anywhere else.
-            let others = bytes.filled(pairs, by, &sides)?;
-            let others = others.into_iter().map(|pair| (pair, NOTHING));
-            let known = |pair| spoken.binary_search_by_key(&pair, |of| of.0).is_ok();
-            let others = others.filter(|(pair, _)| !known(*pair));
-            for (pair, wanted) in spoken.iter().copied().chain(others) {
-                let says = said.at(bytes, bytes.position(pairs, by, pair.0, pair.1)?)?;
-                if says != wanted {
-                    return Err(self.differs(said, pair, says, wanted));
-                }
+        let filled = bytes.filled(self.group, &sides)?;
+        let base = |pair: &(u32, u32)| filled.get(pair).copied().unwrap_or(0);
+        // Nothing is said anywhere else.
+        let known = |pair: &&(u32, u32)| spoken.binary_search_by_key(*pair, |of| of.0).is_ok();
+        let others = filled.keys().filter(|pair| !known(pair)).map(|pair| (*pair, NOTHING));
+        for (pair, wanted) in spoken.iter().copied().chain(others) {
+            let says = said.at(bytes, base(&pair))?;
+            if says != wanted {
+                return Err(self.differs(said, pair, says, wanted));
             }
         }
         Ok(())

@@ -137,14 +137,14 @@ impl Emitter<'_> {
         match op {
             Op::Params => {}
             Op::Const(bits) => self.constant(allocs.next(), bits, line),
-            Op::Map(map) => {
+            Op::Map(map, offset) => {
                 let dst = allocs.next();
                 let insn = match map {
                     Map::Tables => Insn::MapValue { dst, fd: 0 },
                     _ => Insn::MapFd { dst, fd: 0 },
                 };
                 self.slots.push(Slot { insn, map: Some(map), line });
-                self.push(Insn::High(0), line);
+                self.push(Insn::High(offset), line);
             }
             Op::Frame(offset) => {
                 let dst = allocs.next();

@@ -632,8 +632,8 @@ impl Selector<'_> {
             Op::Const(bits)
         } else if let Some(offset) = self.frame_offset(value) {
             Op::Frame(offset)
-        } else if let Some(map) = self.map(value) {
-            Op::Map(map)
+        } else if let Some((map, offset)) = self.map(value) {
+            Op::Map(map, offset)
         } else {
             self.used[value] = true;
             return vreg(value);
@@ -739,7 +739,8 @@ impl Selector<'_> {
         }
     }
 
-    fn map(&self, value: Value) -> Option<Map> {
+    /// A map, and how far behind its first byte: only of the tables there is one.
+    fn map(&self, value: Value) -> Option<(Map, u32)> {
         let InstructionData::UnaryGlobalValue { global_value, .. } = self.def(value)? else {
             return None;
         };
@@ -748,8 +749,10 @@ impl Selector<'_> {
             return None;
         };
         match self.name(name)? {
-            UserExternalName { namespace: MAPS, index } if offset.bits() == 0 => {
-                Map::ALL.get(index as usize).copied()
+            UserExternalName { namespace: MAPS, index } => {
+                let map = Map::ALL.get(index as usize).copied()?;
+                let offset = u32::try_from(offset.bits()).ok()?;
+                (offset == 0 || map == Map::Tables).then_some((map, offset))
             }
             _ => None,
         }

@@ -50,8 +50,8 @@ pub(super) enum Op {
     Params,
     /// [result]
     Const(u64),
-    /// [result]
-    Map(Map),
+    /// A map, or this many bytes into the tables [result]
+    Map(Map, u32),
     /// Frame pointer plus offset [result].
     Frame(i32),
     /// Zero-extends the lower half [operand, result].

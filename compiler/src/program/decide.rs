@@ -88,7 +88,7 @@ pub(super) fn emit(
 }
 
 /// Whether it matters who the ends are, beyond their addresses.
-pub(super) fn asks_who(tree: &Tree) -> bool {
+pub(crate) fn asks_who(tree: &Tree) -> bool {
     let Roots { unmanaged4, managed4, unmanaged6, managed6 } = tree.roots;
     let asks = |node: &Node| match node {
         Node::Compare { field, .. } => of_record(*field) || matches!(field, Field::LocalPort(_)),
@@ -114,8 +114,7 @@ fn emit_tree(
     let variables: BTreeMap<Field, Variable> =
         fields.into_iter().map(|field| (field, p.b.declare_var(ty(field)))).collect();
 
-    let family = p.load(types::I8, p.notes, Notes::FAMILY);
-    p.leave_if(IntCC::Equal, family, 6, ip6);
+    p.leave_if_ip6(ip6);
     p.jump(ip4, &[]);
     for (family, managed, unmanaged_root, managed_root) in [
         (ip4, managed4, roots.unmanaged4, roots.managed4),
@@ -274,16 +273,16 @@ fn bound_of(p: &mut Program<'_>, field: Field, bound: u64) -> Value {
 fn read_packet_field(p: &mut Program<'_>, way: Way, field: Field) -> Value {
     let peer = peer_offset(way);
     let local = maps::CONNTRACK_DESTINATION as i32 - peer;
-    let (ty, slot, offset) = match field {
-        Field::PeerAddress4 => (types::I32, p.key, peer + 12),
-        Field::LocalAddress4 => (types::I32, p.key, local + 12),
-        Field::PeerAddress6High => (types::I64, p.key, peer),
-        Field::PeerAddress6Low => (types::I64, p.key, peer + 8),
-        Field::LocalAddress6High => (types::I64, p.key, local),
-        Field::LocalAddress6Low => (types::I64, p.key, local + 8),
-        Field::Protocol => (types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32),
-        Field::Port => (types::I16, p.notes, Notes::PORT),
-        Field::SourcePort => (types::I16, p.notes, Notes::SOURCE_PORT),
+    let value = match field {
+        Field::PeerAddress4 => p.key(types::I32, peer + 12),
+        Field::LocalAddress4 => p.key(types::I32, local + 12),
+        Field::PeerAddress6High => p.key(types::I64, peer),
+        Field::PeerAddress6Low => p.key(types::I64, peer + 8),
+        Field::LocalAddress6High => p.key(types::I64, local),
+        Field::LocalAddress6Low => p.key(types::I64, local + 8),
+        Field::Protocol => p.key(types::I8, maps::CONNTRACK_PROTOCOL as i32),
+        Field::Port => p.port(Notes::PORT),
+        Field::SourcePort => p.port(Notes::SOURCE_PORT),
         Field::PeerSelf
         | Field::PeerLabel(_)
         | Field::PeerRole
@@ -291,8 +290,7 @@ fn read_packet_field(p: &mut Program<'_>, way: Way, field: Field) -> Value {
         | Field::PeerPort(_)
         | Field::LocalPort(_) => unreachable!("{field:?} is no field of a packet"),
     };
-    let value = p.load(ty, slot, offset);
-    match ty {
+    match p.b.func.dfg.value_type(value) {
         types::I8 | types::I16 => p.b.ins().uextend(types::I32, value),
         _ => p.b.ins().bswap(value),
     }
@@ -322,9 +320,9 @@ pub(super) fn calls(p: &mut Program<'_>, layout: Layout, record: Value, port: u3
     assert!(port < layout.n_ports, "there is no named port {port}");
     let offset = maps::RECORD_LABELS + 4 * (layout.n_labels + port);
     let known = p.read(types::I32, record, offset as i32);
-    let protocol = p.load(types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32);
+    let protocol = p.key(types::I8, maps::CONNTRACK_PROTOCOL as i32);
     let protocol = p.b.ins().uextend(types::I32, protocol);
-    let port = p.load(types::I16, p.notes, Notes::PORT);
+    let port = p.port(Notes::PORT);
     let port = p.b.ins().uextend(types::I32, port);
     // As in `maps::port_value`.
     let upper = p.b.ins().ishl_imm_u(protocol, 16);

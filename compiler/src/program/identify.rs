@@ -63,7 +63,10 @@ pub(super) fn emit(p: &mut Program<'_>, way: Way, n_nets: u16, nets6: Option<Net
         kind(p, Kind::DISCOVERY, discovery, no_discovery);
         p.switch(no_discovery);
     }
-    note_idents(p, way, nets6);
+    let ends = idents_of_addresses(p, way, nets6);
+    for (ident, note) in ends.into_iter().zip([Notes::OWN, Notes::PEER]) {
+        note_ident(p, ident, note);
+    }
     let idents = p.only_value(Map::Idents);
     check_own_address(p, way, idents, n_nets);
     if way == Way::Outbound {
@@ -80,9 +83,8 @@ pub(super) fn emit(p: &mut Program<'_>, way: Way, n_nets: u16, nets6: Option<Net
 /// Both ends by their addresses alone.
 pub(super) fn who(p: &mut Program<'_>, way: Way, n_nets: u16, nets6: Option<Nets6>) -> Ends {
     p.stage(Stage::Identify);
-    note_idents(p, way, nets6);
+    let [own, peer] = idents_of_addresses(p, way, nets6);
     let idents = p.only_value(Map::Idents);
-    let [own, peer] = [Notes::OWN, Notes::PEER].map(|note| noted(p, note));
     Ends { own, peer, idents, n_nets }
 }
 
@@ -92,48 +94,44 @@ pub(super) fn nobody(p: &mut Program<'_>, n_nets: u16) -> Ends {
     Ends { own: none, peer: none, idents: none, n_nets }
 }
 
-/// Notes the ident of each end's address.
-fn note_idents(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) {
-    let [ip4, ip6, done] = [(); 3].map(|()| p.block());
-    let family = p.load(types::I8, p.notes, Notes::FAMILY);
-    p.leave_if(IntCC::Equal, family, 6, ip6);
-    p.jump(ip4, &[]);
+/// The ident of each end's address, this end's first.
+fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [Value; 2] {
+    let [ip6, done] = [(); 2].map(|()| p.block());
+    let ends = [(); 2].map(|()| p.b.append_block_param(done, types::I64));
+    p.leave_if_ip6(ip6);
     let peer = peer_offset(way);
     let own = maps::CONNTRACK_DESTINATION as i32 - peer;
-
-    p.switch(ip4);
     let addresses = p.only_value(Map::Addresses4);
-    for (address, note) in [(own, Notes::OWN), (peer, Notes::PEER)] {
-        let ident = ident4(p, addresses, address + 12);
-        note_ident(p, ident, note);
-    }
-    p.jump(done, &[]);
+    let idents = [own, peer].map(|address| ident4(p, addresses, address + 12));
+    p.jump(done, &idents);
 
     p.switch(ip6);
-    for (address, note) in [(own, Notes::OWN), (peer, Notes::PEER)] {
-        let [known, unknown, noted] = [(); 3].map(|()| p.block());
-        let found = p.lookup(Map::Addresses6, p.key, address);
-        p.branch(found, known, unknown);
+    let idents = [own, peer].map(|address| {
+        let [known, unknown, found] = [(); 3].map(|()| p.block());
+        let ident = p.b.append_block_param(found, types::I64);
+        let key = p.key_at(address);
+        let value = p.lookup_at(Map::Addresses6, key);
+        p.branch(value, known, unknown);
         p.switch(known);
-        let ident = p.read_wide(types::I32, found, 0);
-        note_ident(p, ident, note);
-        p.jump(noted, &[]);
+        let of_endpoint = p.read_wide(types::I16, value, 0);
+        p.jump(found, &[of_endpoint]);
         p.switch(unknown);
-        let ident = match nets6 {
+        let of_net = match nets6 {
             Some(nets) => net6(p, nets, address),
             None => p.constant(types::I64, 0),
         };
-        note_ident(p, ident, note);
-        p.jump(noted, &[]);
-        p.switch(noted);
-    }
-    p.jump(done, &[]);
+        p.jump(found, &[of_net]);
+        p.switch(found);
+        ident
+    });
+    p.jump(done, &idents);
     p.switch(done);
+    ends
 }
 
 /// The ident of the IPv4 address at an offset of the connection key.
 fn ident4(p: &mut Program<'_>, addresses: Value, address: i32) -> Value {
-    let root = p.load(types::I32, p.key, address);
+    let root = p.key(types::I32, address);
     let root = p.b.ins().bswap(root);
     let root = p.b.ins().ushr_imm_u(root, 16);
     let root = p.b.ins().uextend(types::I64, root);
@@ -144,7 +142,8 @@ fn ident4(p: &mut Program<'_>, addresses: Value, address: i32) -> Value {
         // Blocks have smaller numbers; the verifier has to see it.
         let number = p.b.ins().band_imm_u(block, i64::from(maps::BLOCKS4 - 1));
         let start = p.b.ins().ishl_imm_u(number, i64::from(maps::BLOCK_BYTES.ilog2()));
-        let index = p.load_wide(types::I8, p.key, address + byte);
+        let index = p.key(types::I8, address + byte);
+        let index = p.b.ins().uextend(types::I64, index);
         let index = p.b.ins().ishl_imm_u(index, 1);
         // Older verifiers lose the bounds of what `or` makes.
         let offset = p.b.ins().iadd(start, index);
@@ -167,7 +166,7 @@ fn net6(p: &mut Program<'_>, nets: Nets6, address: i32) -> Value {
         let at = noted(p, Notes::SEARCH);
         let candidate = p.b.ins().iadd_imm_u(at, i64::from(step));
         let [upper, lower] = [0, 8].map(|half| {
-            let half = p.load(types::I64, p.key, address + half);
+            let half = p.key(types::I64, address + half);
             p.b.ins().bswap(half)
         });
         let first = lookup::entry(p, types::I64, nets.upper, candidate);
@@ -273,7 +272,7 @@ fn check_own_address(p: &mut Program<'_>, way: Way, idents: Value, n_nets: u16) 
     store32(p, ident, Notes::NET);
     let found = p.lookup(Map::Local, p.notes, Notes::IFINDEX);
     p.end_if(IntCC::Equal, found, 0, Reason::Spoofed);
-    let ident = p.read_wide(types::I32, found, 0);
+    let ident = p.read_wide(types::I16, found, 0);
     note_ident(p, ident, Notes::OWN);
     p.jump(passes, &[]);
 

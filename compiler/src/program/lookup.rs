@@ -6,8 +6,8 @@
 use super::decide::{Verdicts, calls, same};
 use super::identify::Ends;
 use super::{Notes, Program, Way};
-use crate::ir::{Map, Stage};
-use crate::layout::{BUCKET, LIST_ALIGN, Layout, PLACE_BITS, Pairs, Ports, Position, Rows, Table};
+use crate::ir::Stage;
+use crate::layout::{CONSENT_SHIFT, CONSENTS, Layout, OWNER_SHIFT, Pairs, Ports, Table, Width};
 use crate::tables::Bit;
 use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use seg_artifact::maps;
@@ -21,27 +21,74 @@ pub(super) fn emit(
     bits: &[Bit],
     ends: Ends,
 ) -> Verdicts {
+    let best = best(p, way, records, tables, bits, ends);
+    let counter = counter(p, tables, best);
+    p.store(counter, p.notes, Notes::COUNTER);
+    let [allow, deny] = [(); 2].map(|()| p.block());
+    let allows = p.b.ins().band_imm_u(best, 1);
+    p.branch(allows, allow, deny);
+    Verdicts { allow, deny }
+}
+
+/// `counter << 1 | allow` of the verdict, as `i32`.
+pub(super) fn leaf(
+    p: &mut Program<'_>,
+    way: Way,
+    records: super::Layout,
+    tables: &Layout,
+    bits: &[Bit],
+    ends: Ends,
+) -> Value {
+    let best = best(p, way, records, tables, bits, ends);
+    let counter = counter(p, tables, best);
+    let counter = p.b.ins().ishl_imm_u(counter, 1);
+    let allows = p.b.ins().band_imm_u(best, 1);
+    let allows = p.b.ins().ireduce(types::I32, allows);
+    p.b.ins().bor(counter, allows)
+}
+
+fn counter(p: &mut Program<'_>, tables: &Layout, best: Value) -> Value {
+    let rank = p.b.ins().ushr_imm_u(best, 1);
+    let counter = entry(p, types::I32, tables.counters, rank);
+    p.b.ins().ireduce(types::I32, counter)
+}
+
+/// `rank << 1 | allow` of what decides.
+fn best(
+    p: &mut Program<'_>,
+    way: Way,
+    records: super::Layout,
+    tables: &Layout,
+    bits: &[Bit],
+    ends: Ends,
+) -> Value {
     p.stage(Stage::Decide);
     let column = column(p, way, records, tables, bits, ends);
+    // Behind the default.
+    let column = p.b.ins().iadd_imm_u(column, 1);
     let mut sides = [(ends.own, way), (ends.peer, way.opposite())].map(|(ident, side)| Side {
         ident,
         offsets: match side {
             Way::Outbound => [maps::IDENT_SOURCES, maps::IDENT_SOURCES_MORE],
             Way::Inbound => [maps::IDENT_DESTINATIONS, maps::IDENT_DESTINATIONS_MORE],
         },
-        four: [None; 2],
+        classes: [None; 2],
     });
     let mut said = Vec::new();
     for (group, pairs) in tables.groups.iter().enumerate() {
         let [own, peer] = [0, 1].map(|side| sides[side].class(p, ends, group));
-        let position = position(p, way, tables.position, pairs, own, peer);
-        said.push(entry_of(p, tables, position, column));
+        let [source, destination] = match way {
+            Way::Outbound => [own, peer],
+            Way::Inbound => [peer, own],
+        };
+        let base = base(p, pairs, source, destination);
+        said.push(said_of(p, tables, base, column));
     }
     let none = p.constant(types::I64, 0);
-    let ranks = said.iter().map(|entry| entry.rank).collect::<Vec<_>>();
-    let mut best = ranks.into_iter().reduce(|a, b| greater(p, a, b)).unwrap_or(none);
+    let words = said.iter().map(|said| said.word).collect::<Vec<_>>();
+    let mut best = words.into_iter().reduce(|a, b| greater(p, a, b)).unwrap_or(none);
     if let Some(isolation) = tables.isolation {
-        let consents: Vec<Value> = said.into_iter().flat_map(|entry| entry.consents).collect();
+        let consents: Vec<Value> = said.into_iter().flat_map(|said| said.consents).collect();
         let [of_own, of_peer] = match way {
             Way::Outbound => [isolation.source, isolation.destination],
             Way::Inbound => [isolation.destination, isolation.source],
@@ -57,14 +104,7 @@ pub(super) fn emit(
             }
         }
     }
-    let leaf = entry(p, types::I32, tables.leaves, best);
-    let counter = p.b.ins().ushr_imm_u(leaf, 1);
-    let counter = p.b.ins().ireduce(types::I32, counter);
-    p.store(counter, p.notes, Notes::COUNTER);
-    let [allow, deny] = [(); 2].map(|()| p.block());
-    let allows = p.b.ins().band_imm_u(leaf, 1);
-    p.branch(allows, allow, deny);
-    Verdicts { allow, deny }
+    best
 }
 
 /// One end as a source or as a destination.
@@ -72,55 +112,48 @@ struct Side {
     ident: Value,
     /// Where its classes are, four at a time.
     offsets: [u32; 2],
-    /// Those that were loaded.
-    four: [Option<Value>; 2],
+    /// Pointers to those that were asked for.
+    classes: [Option<Value>; 2],
 }
 
 impl Side {
     fn class(&mut self, p: &mut Program<'_>, ends: Ends, group: usize) -> Value {
         let (four, ident) = (group / 4, self.ident);
         let offset = i64::from(self.offsets[four]);
-        let classes = *self.four[four].get_or_insert_with(|| {
-            let ident = p.b.ins().band_imm_u(ident, i64::from(maps::IDENTS_MAX) - 1);
+        let classes = *self.classes[four].get_or_insert_with(|| {
             let index = p.b.ins().ishl_imm_u(ident, 3);
             let at = p.b.ins().iadd(ends.idents, index);
-            let at = p.b.ins().iadd_imm_u(at, offset);
-            p.read(types::I64, at, 0)
+            p.b.ins().iadd_imm_u(at, offset)
         });
-        let class = match group % 4 {
-            0 => classes,
-            place => p.b.ins().ushr_imm_u(classes, 16 * place as i64),
-        };
-        p.b.ins().band_imm_u(class, 0xffff)
+        p.read_wide(types::I16, classes, 2 * (group % 4) as i32)
     }
 }
 
 /// What one group says.
-struct Entry {
-    rank: Value,
+struct Said {
+    /// `rank << 1 | allow`.
+    word: Value,
     /// Numbers of blocks, 0 for none.
     consents: Vec<Value>,
 }
 
-/// The rank of an isolating rule unless one of `consents` is its block's.
+/// The word of an isolating rule unless one of `consents` is its block's.
 fn denied(p: &mut Program<'_>, isolates: Value, consents: &[Value]) -> Value {
     let block = p.b.ins().ushr_imm_u(isolates, 32);
-    let rank = p.b.ins().band_imm_u(isolates, 0xffff_ffff);
-    let mut consented: Option<Value> = None;
-    for &consent in consents {
-        let is = equal(p, block, consent);
-        consented = Some(match consented {
-            None => is,
-            Some(before) => p.b.ins().bor(before, is),
-        });
-    }
-    match consented {
-        None => rank,
-        Some(consented) => {
-            let not = p.b.ins().bnot(consented);
-            p.b.ins().band(rank, not)
-        }
-    }
+    let word = p.b.ins().band_imm_u(isolates, 0xffff_ffff);
+    let consented = consents.iter().map(|&consent| {
+        let differs = p.b.ins().bxor(block, consent);
+        is_zero(p, differs)
+    });
+    let consented = consented.collect::<Vec<_>>();
+    let consented = consented.into_iter().reduce(|a, b| p.b.ins().bor(a, b));
+    consented.map_or(word, |consented| without(p, word, consented))
+}
+
+/// All ones if a number below 2^63 is 0, else 0.
+fn is_zero(p: &mut Program<'_>, number: Value) -> Value {
+    let less = p.b.ins().iadd_imm_s(number, -1);
+    p.b.ins().sshr_imm_u(less, 63)
 }
 
 /// An entry of a table, extended to 64 bits.
@@ -135,9 +168,11 @@ pub(super) fn entry(p: &mut Program<'_>, ty: Type, table: Table, index: Value) -
 
 /// Pointer to an entry of `bytes` bytes, a power of two.
 fn place(p: &mut Program<'_>, at: u32, index: Value, bytes: u32) -> Value {
-    let offset = p.b.ins().ishl_imm_u(index, i64::from(bytes.ilog2()));
-    let base = p.map(Map::Tables);
-    let base = p.b.ins().iadd_imm_u(base, i64::from(at));
+    let offset = match bytes {
+        1 => index,
+        _ => p.b.ins().ishl_imm_u(index, i64::from(bytes.ilog2())),
+    };
+    let base = p.table(at);
     p.b.ins().iadd(base, offset)
 }
 
@@ -150,12 +185,15 @@ fn column(
     bits: &[Bit],
     ends: Ends,
 ) -> Value {
-    let protocol = p.load_wide(types::I8, p.key, maps::CONNTRACK_PROTOCOL as i32);
+    let protocol = p.key(types::I8, maps::CONNTRACK_PROTOCOL as i32);
+    let protocol = p.b.ins().uextend(types::I64, protocol);
     let kind = entry(p, types::I8, tables.services.kinds, protocol);
-    let port = p.load_wide(types::I16, p.notes, Notes::PORT);
+    let port = p.port(Notes::PORT);
+    let port = p.b.ins().uextend(types::I64, port);
     let mut class = port_class(p, tables.services.ports, Some(kind), port);
     if let Some(joint) = tables.services.joint {
-        let port = p.load_wide(types::I16, p.notes, Notes::SOURCE_PORT);
+        let port = p.port(Notes::SOURCE_PORT);
+        let port = p.b.ins().uextend(types::I64, port);
         let source = port_class(p, joint.sources, None, port);
         let row = p.b.ins().imul_imm_u(class, i64::from(joint.width));
         let index = p.b.ins().iadd(row, source);
@@ -185,84 +223,42 @@ fn port_class(p: &mut Program<'_>, of: Ports, kind: Option<Value>, port: Value) 
     entry(p, types::I16, of.blocks, index)
 }
 
-/// What the pair of classes leads to. Unit: words of the lists.
-fn position(
-    p: &mut Program<'_>,
-    way: Way,
-    unit: Position,
-    pairs: &Pairs,
-    local: Value,
-    peer: Value,
-) -> Value {
-    let ty = if unit == Position::Short { types::I16 } else { types::I32 };
-    let found = match *pairs {
+/// Where the list of a pair of classes begins.
+fn base(p: &mut Program<'_>, pairs: &Pairs, source: Value, destination: Value) -> Value {
+    match *pairs {
         Pairs::Matrix { width, sources, destinations, at } => {
-            let (source, destination) = match way {
-                Way::Outbound => (local, peer),
-                Way::Inbound => (peer, local),
-            };
             let source = p.b.ins().band_imm_u(source, i64::from(sources));
             let destination = p.b.ins().band_imm_u(destination, i64::from(destinations));
             let row = p.b.ins().ishl_imm_u(source, i64::from(width.ilog2()));
-            let index = p.b.ins().bor(row, destination);
-            let at = place(p, at, index, unit.bytes());
-            p.read_wide(ty, at, 0)
+            let index = p.b.ins().iadd(row, destination);
+            let at = place(p, at, index, 4);
+            p.read_wide(types::I32, at, 0)
         }
-        Pairs::Rows { by_source, by_destination } => {
-            let rows = match way {
-                Way::Outbound => by_source,
-                Way::Inbound => by_destination,
+        Pairs::Rows { first, cells, width } => {
+            let first = entry(p, types::I32, first, source);
+            let index = p.b.ins().iadd(first, destination);
+            let ty = match width {
+                Width::Short => types::I32,
+                Width::Long => types::I64,
             };
-            in_row(p, unit, ty, rows, local, peer)
+            let cell = entry(p, ty, cells, index);
+            owned(p, cell, source, width.key_shift()).0
         }
-    };
-    match unit {
-        Position::Short => p.b.ins().ishl_imm_u(found, i64::from(LIST_ALIGN.ilog2())),
-        Position::Long => found,
     }
 }
 
-/// The position that a row of buckets has for a class, or 0. All places of the bucket are looked at, so that nothing depends
-/// on which it is.
-fn in_row(
-    p: &mut Program<'_>,
-    unit: Position,
-    ty: Type,
-    rows: Rows,
-    local: Value,
-    peer: Value,
-) -> Value {
-    let row = entry(p, types::I64, rows.rows, local);
-    let multiplier = p.b.ins().ushr_imm_u(row, 48);
-    let hash = p.b.ins().imul(peer, multiplier);
-    let hash = p.b.ins().ushr_imm_u(hash, 8);
-    let mask = p.b.ins().ushr_imm_u(row, 32);
-    let hash = p.b.ins().band(hash, mask);
-    let hash = p.b.ins().band_imm_u(hash, 0xffff);
-    let bucket = p.b.ins().iadd(row, hash);
-    let bucket = p.b.ins().band_imm_u(bucket, i64::from(rows.buckets.mask));
-    let at = place(p, rows.buckets.at, bucket, unit.bucket_bytes());
-    let keys = p.read(types::I64, at, 0);
-    let mut found: Option<Value> = None;
-    for slot in 0..BUCKET {
-        let key = p.b.ins().ushr_imm_u(keys, 16 * slot as i64);
-        let key = p.b.ins().band_imm_u(key, 0xffff);
-        let is = equal(p, key, peer);
-        let value = p.read_wide(ty, at, 8 + (slot as u32 * unit.bytes()) as i32);
-        let value = p.b.ins().band(value, is);
-        found = Some(match found {
-            None => value,
-            Some(found) => p.b.ins().bor(found, value),
-        });
-    }
-    found.expect("a bucket has slots")
+/// What an entry holds below its owner's number if that is `owner`, else 0, and whether it is, as a mask.
+fn owned(p: &mut Program<'_>, entry: Value, owner: Value, shift: u32) -> (Value, Value) {
+    let owner = p.b.ins().ishl_imm_u(owner, i64::from(shift));
+    let own = p.b.ins().bxor(entry, owner);
+    let differs = p.b.ins().ushr_imm_u(own, i64::from(shift));
+    let is_own = is_zero(p, differs);
+    (p.b.ins().band(own, is_own), is_own)
 }
 
-/// All ones if two numbers below 2^63 are equal, else 0.
-fn equal(p: &mut Program<'_>, a: Value, b: Value) -> Value {
-    let differs = p.b.ins().bxor(a, b);
-    let less = p.b.ins().iadd_imm_s(differs, -1);
-    p.b.ins().sshr_imm_u(less, 63)
+fn without(p: &mut Program<'_>, of: Value, mask: Value) -> Value {
+    let kept = p.b.ins().bnot(mask);
+    p.b.ins().band(of, kept)
 }
 
 /// The greater of two numbers below 2^63.
@@ -273,34 +269,41 @@ fn greater(p: &mut Program<'_>, a: Value, b: Value) -> Value {
     p.b.ins().isub(a, below)
 }
 
-/// What the list at a position says of a column.
-fn entry_of(p: &mut Program<'_>, tables: &Layout, position: Value, column: Value) -> Entry {
-    let header = entry(p, types::I32, tables.lists, position);
-    let base = p.b.ins().ushr_imm_u(header, i64::from(PLACE_BITS));
+/// What the list at a base says of a column; columns are counted from 1.
+fn said_of(p: &mut Program<'_>, tables: &Layout, base: Value, column: Value) -> Said {
     let index = p.b.ins().iadd(base, column);
-    let slot = entry(p, types::I32, tables.slots, index);
-    let owner = p.b.ins().ushr_imm_u(slot, i64::from(PLACE_BITS));
-    let own = equal(p, owner, base);
-    // The place of the slot if it is the function's own, else the default.
-    let differs = p.b.ins().bxor(header, slot);
-    let change = p.b.ins().band(differs, own);
-    let place = p.b.ins().bxor(header, change);
-    let mut place = p.b.ins().band_imm_u(place, (1 << PLACE_BITS) - 1);
-    if tables.consent_words > 0 {
-        place = p.b.ins().imul_imm_u(place, i64::from(1 + tables.consent_words));
-    }
-    let word = p.b.ins().iadd(position, place);
-    let nth = |p: &mut Program<'_>, n: u32| {
-        let word = p.b.ins().iadd_imm_u(word, i64::from(1 + n));
-        entry(p, types::I32, tables.lists, word)
-    };
-    let rank = nth(p, 0);
+    let slot = entry(p, types::I64, tables.slots, index);
+    let (mut slot, is_own) = owned(p, slot, base, OWNER_SHIFT);
+    let is_default = tables.defaults.then(|| {
+        let default = entry(p, types::I64, tables.slots, base);
+        let (default, is_default) = owned(p, default, base, OWNER_SHIFT);
+        let default = without(p, default, is_own);
+        slot = p.b.ins().bor(slot, default);
+        is_default
+    });
     let mut consents = Vec::new();
-    for n in 0..tables.consent_words {
-        let two = nth(p, 1 + n);
-        consents.extend([p.b.ins().band_imm_u(two, 0xffff), p.b.ins().ushr_imm_u(two, 16)]);
+    if tables.isolation.is_some() {
+        consents.push(p.b.ins().ushr_imm_u(slot, i64::from(CONSENT_SHIFT)));
     }
-    Entry { rank, consents }
+    for (&more, first) in tables.more.iter().zip((0..).step_by(CONSENTS as usize)) {
+        let four = entry(p, types::I64, more, index);
+        let mut four = p.b.ins().band(four, is_own);
+        if let Some(is_default) = is_default {
+            let default = entry(p, types::I64, more, base);
+            let default = p.b.ins().band(default, is_default);
+            let default = without(p, default, is_own);
+            four = p.b.ins().bor(four, default);
+        }
+        for nth in 0..CONSENTS.min(tables.n_more - first) {
+            let consent = p.b.ins().ushr_imm_u(four, i64::from(16 * nth));
+            consents.push(p.b.ins().band_imm_u(consent, 0xffff));
+        }
+    }
+    let word = match tables.isolation {
+        Some(_) => p.b.ins().band_imm_u(slot, (1 << CONSENT_SHIFT) - 1),
+        None => slot,
+    };
+    Said { word, consents }
 }
 
 /// What the lower bits of the column say; an end that is no endpoint has nothing in common and names no port.

@@ -1,8 +1,8 @@
-//! Changes that matter, each at a place that some flow uses. `None` where there is nothing to change.
+//! Changes at places that some flow uses. `None` where there is nothing to change.
 
 use super::made::Made;
 use seg_artifact::classes::{Decision, Target};
-use seg_compiler::layout::{Pairs, Position};
+use seg_compiler::layout::{CONSENT_SHIFT, OWNER_SHIFT, Pairs};
 use seg_compiler::rules::IPV4_FIRST;
 use seg_tests::random::Random;
 use std::net::IpAddr;
@@ -12,139 +12,120 @@ type Change = fn(&mut Made, &mut Random) -> Option<()>;
 pub(crate) const CHANGES: &[(&str, Change)] = &[
     ("cell_emptied", |made, r| {
         let (_, cell, _) = made.any_cell(r)?;
-        let bytes = made.layout.position.bytes();
-        made.write(cell, bytes, 0);
+        made.set_base(cell, 0);
         Some(())
     }),
     ("cell_with_the_list_of_another", |made, r| {
         let ((_, cell, list), (_, other, other_list)) = (made.any_cell(r)?, made.any_cell(r)?);
-        let bytes = made.layout.position.bytes();
-        let position = made.read(other, bytes);
-        made.write(cell, bytes, position);
-        (list != other_list).then_some(())
+        let differs = list != other_list;
+        made.set_base(cell, made.base(other));
+        differs.then_some(())
     }),
     ("cells_swapped", |made, r| {
         let ((_, cell, list), (_, other, other_list)) = (made.any_cell(r)?, made.any_cell(r)?);
-        let bytes = made.layout.position.bytes();
-        let [a, b] = [cell, other].map(|at| made.read(at, bytes));
-        made.write(cell, bytes, b);
-        made.write(other, bytes, a);
-        (list != other_list).then_some(())
+        let differs = list != other_list;
+        let [a, b] = [cell, other].map(|of| made.base(of));
+        made.set_base(cell, b);
+        made.set_base(other, a);
+        differs.then_some(())
     }),
     ("empty_cell_filled", |made, r| {
         let (group, cell, _) = made.any_cell(r)?;
-        let bytes = made.layout.position.bytes();
-        let position = made.read(cell, bytes);
-        let of = &made.tables.groups[group];
-        let [sources, destinations] =
+        let base = made.base(cell);
+        let [source, destination] =
             made.used(group).map(|classes| *classes.iter().nth(r.below(classes.len())).unwrap());
-        let (source, destination) = (sources, destinations);
+        let of = &made.tables.groups[group];
         if of.cells.iter().any(|&(s, d, _)| (s, d) == (source, destination)) {
             return None;
         }
-        let empty = made.cell(group, source, destination)?;
-        made.write(empty, bytes, position);
+        let empty = made.cell(group, source, destination);
+        made.set_base(empty, base);
+        if let Some(key) = empty.key {
+            made.write(key, 2, source.into());
+        }
         Some(())
     }),
-    ("default_place", |made, r| {
+    ("default_left_out", |made, r| {
         let (_, cell, list) = made.any_cell(r)?;
         // Where every column is an exception, the default is nobody's.
-        let function = made.function(list);
-        let n = (made.tables.services.n() as u32) << made.bits.len();
-        let plain = |column: &u32| function.exceptions.iter().all(|(of, _)| of != column);
-        made.any_column((0..n).filter(plain), r)?;
-        let at = made.list(cell);
-        let header = made.read(at, 4);
-        made.write(at, 4, if header & 0xfff == 0 { header + 1 } else { header - 1 });
-        Some(())
+        let has_default = list.default != 0 && made.free_column(list, r).is_some();
+        made.write(made.slot(cell, None), 8, 0);
+        has_default.then_some(())
     }),
-    ("base_of_a_list", |made, r| {
+    ("default_of_who_has_none", |made, r| {
         let (_, cell, list) = made.any_cell(r)?;
-        let function = made.function(list);
-        made.any_column(function.exceptions.iter().map(|(column, _)| *column), r)?;
-        let at = made.list(cell);
-        let header = made.read(at, 4);
-        made.write(at, 4, 0xffff_e000 | header & 0xfff);
-        Some(())
+        let has_none = list.default == 0 && made.free_column(list, r).is_some();
+        let base = made.base(cell);
+        made.write(made.slot(cell, None), 8, base << OWNER_SHIFT | made.word(1));
+        has_none.then_some(())
     }),
-    ("slot_with_another_place", |made, r| {
-        let (slot, _) = slot(made, r)?;
-        let before = made.read(slot, 4);
-        made.write(slot, 4, if before & 0xfff == 0 { before + 1 } else { before - 1 });
-        Some(())
+    ("defaults_not_looked_at", |made, r| {
+        let (_, _, list) = made.any_cell(r)?;
+        let has_default = list.default != 0 && made.free_column(list, r).is_some();
+        made.layout.defaults = false;
+        has_default.then_some(())
     }),
     ("slot_of_nobody", |made, r| {
-        let (slot, _) = slot(made, r)?;
-        made.write(slot, 4, 0xffff_ffff);
+        let slot = made.any_slot(r)?;
+        made.write(slot, 8, 0);
+        Some(())
+    }),
+    ("slot_of_another_list", |made, r| {
+        let slot = made.any_slot(r)?;
+        let before = made.read(slot, 8);
+        made.write(slot, 8, before ^ 1 << OWNER_SHIFT);
         Some(())
     }),
     ("slot_taken_by_who_has_none", |made, r| {
         let (_, cell, list) = made.any_cell(r)?;
-        let function = made.function(list);
-        let n = (made.tables.services.n() as u32) << made.bits.len();
-        let free = |column: &u32| function.exceptions.iter().all(|(c, _)| c != column);
-        let column = made.any_column((0..n).filter(free), r)?;
-        let header = made.read(made.list(cell), 4);
-        let slot = made.layout.slots.at + 4 * ((header >> 12) as u32 + column);
-        made.write(slot, 4, header & !0xfff | u64::from(header & 0xfff == 0));
-        Some(())
+        let is_free = list.default == 0;
+        let column = made.free_column(list, r)?;
+        let base = made.base(cell);
+        made.write(made.slot(cell, Some(column)), 8, base << OWNER_SHIFT | made.word(1));
+        is_free.then_some(())
     }),
     ("rank_raised", |made, r| {
-        let (entry, _, _) = made.any_entry(r)?;
-        let rank = made.read(entry, 4);
-        made.write(entry, 4, rank + 1);
+        let slot = made.any_slot(r)?;
+        let before = made.read(slot, 8);
+        made.write(slot, 8, before + 2);
         Some(())
     }),
     ("rank_lowered", |made, r| {
-        let (entry, _, _) = made.any_entry(r)?;
-        let rank = made.read(entry, 4);
-        made.write(entry, 4, rank - 1);
-        Some(())
+        let slot = made.any_slot(r)?;
+        let before = made.read(slot, 8);
+        made.write(slot, 8, before - 2);
+        (before & 0xff_ffff > 1).then_some(())
     }),
-    ("entries_swapped", |made, r| {
-        let (entry, list, place) = made.any_entry(r)?;
-        if place == made.tables.lists[list as usize].entries.len() {
-            return None;
-        }
-        let stride = 4 * (1 + made.layout.consent_words);
-        for word in 0..=made.layout.consent_words {
-            let [a, b] = [entry, entry + stride].map(|at| made.read(at + 4 * word, 4));
-            made.write(entry + 4 * word, 4, b);
-            made.write(entry + stride + 4 * word, 4, a);
-        }
+    ("slot_allows_instead", |made, r| {
+        let slot = made.any_slot(r)?;
+        let before = made.read(slot, 8);
+        made.write(slot, 8, before ^ 1);
         Some(())
-    }),
-    ("place_of_nothing_says_something", |made, r| {
-        let (_, cell, list) = made.any_cell(r)?;
-        let n = (made.tables.services.n() as u32) << made.bits.len();
-        let unsaid = (0..n).filter(|&column| made.place(list, column) == 0);
-        let is_asked = made.any_column(unsaid, r).is_some();
-        let at = made.list(cell) + 4;
-        made.write(at, 4, 1);
-        is_asked.then_some(())
     }),
     ("consent_of_another_block", |made, r| {
-        let (entry, list, place) = made.any_entry(r)?;
-        if made.layout.consent_words == 0 {
-            return None;
-        }
-        let n = made.tables.lists[list as usize].entries[place - 1].consents.len() as u32;
-        if n == 2 * made.layout.consent_words {
-            return None;
-        }
-        made.write(entry + 4 + 2 * n, 2, 77);
+        made.layout.isolation?;
+        let consent = made.any_slot(r)? + CONSENT_SHIFT / 8;
+        made.write(consent, 2, 77);
         Some(())
     }),
-    ("leaf_allows_instead", |made, r| {
-        let at = leaf(made, r)?;
-        let leaf = made.read(at, 4);
-        made.write(at, 4, leaf ^ 1);
+    ("consent_withdrawn", |made, r| {
+        let consents = (0..100).filter_map(|_| Some(made.any_slot(r)? + CONSENT_SHIFT / 8));
+        let consents = consents.collect::<Vec<_>>();
+        let consent = consents.into_iter().find(|&at| made.read(at, 2) != 0)?;
+        made.write(consent, 2, 0);
         Some(())
     }),
-    ("leaf_counts_for_another", |made, r| {
-        let at = leaf(made, r)?;
-        let leaf = made.read(at, 4);
-        made.write(at, 4, leaf + 2);
+    ("further_consent", |made, r| {
+        let more = *made.layout.more.first()?;
+        let slot = made.any_slot(r)?;
+        made.write(more.at + (slot - made.layout.slots.at), 2, 77);
+        Some(())
+    }),
+    ("rank_counts_for_another", |made, r| {
+        let rank = r.below(made.tables.leaves.len()) as u32;
+        let at = made.layout.counters.at + 4 * rank;
+        let counter = made.read(at, 4);
+        made.write(at, 4, counter + 1);
         Some(())
     }),
     ("protocol_of_another_kind", |made, r| {
@@ -211,57 +192,20 @@ pub(crate) const CHANGES: &[(&str, Change)] = &[
         joint.width += 1;
         (joint.width > 2).then_some(())
     }),
-    ("bucket_key", |made, r| {
-        let (group, cell, _) = made.any_cell(r)?;
-        let Pairs::Rows { by_source, .. } = made.layout.groups[group] else { return None };
-        let (position, bucket) =
-            (made.layout.position.bytes(), made.layout.position.bucket_bytes());
-        let in_bucket = (cell - by_source.buckets.at) % bucket;
-        let key = cell - in_bucket + (in_bucket - 8) / position * 2;
-        let before = made.read(key, 2);
-        made.write(key, 2, before ^ 1);
+    ("cell_of_another_row", |made, r| {
+        let (_, cell, _) = made.any_cell(r)?;
+        let at = cell.key?;
+        let key = made.read(at, 2);
+        made.write(at, 2, key ^ 1);
         Some(())
     }),
-    ("bucket_key_by_destination", |made, r| {
+    ("row_begins_elsewhere", |made, r| {
         let (group, ..) = made.any_cell(r)?;
-        let Pairs::Rows { by_destination, .. } = made.layout.groups[group] else { return None };
-        let bytes = made.layout.position.bucket_bytes();
-        let key = (0..=by_destination.buckets.mask)
-            .map(|bucket| by_destination.buckets.at + bucket * bytes)
-            .filter(|&at| made.read(at, 2) != 0xffff)
-            .nth(r.below(50))?;
-        made.write(key, 2, 0xffff);
-        Some(())
-    }),
-    ("row_header", |made, r| {
-        let (group, ..) = made.any_cell(r)?;
-        let Pairs::Rows { by_source, by_destination } = made.layout.groups[group] else {
-            return None;
-        };
-        let (rows, by_source) =
-            if r.chance(50) { (by_source, true) } else { (by_destination, false) };
-        let (source, destination, _) = *r.pick(&made.tables.groups[group].cells);
-        let at = rows.rows.at + 8 * if by_source { source } else { destination };
-        let row = made.read(at, 8);
-        made.write(at, 8, row + 1);
-        Some(())
-    }),
-    ("row_multiplier", |made, r| {
-        let (group, ..) = made.any_cell(r)?;
-        let Pairs::Rows { by_source, .. } = made.layout.groups[group] else { return None };
-        let long = |row: &u32| made.read(by_source.rows.at + 8 * row, 8) >> 32 & 0xffff > 7;
-        let row = (0..=by_source.rows.mask).find(long)?;
-        let at = by_source.rows.at + 8 * row;
-        let header = made.read(at, 8);
-        made.write(at, 8, header ^ 0x5a5a << 48);
-        Some(())
-    }),
-    ("rows_of_the_other_side", |made, r| {
-        let (group, ..) = made.any_cell(r)?;
-        let Pairs::Rows { by_source, by_destination } = &mut made.layout.groups[group] else {
-            return None;
-        };
-        std::mem::swap(by_source, by_destination);
+        let Pairs::Rows { first, .. } = made.layout.groups[group] else { return None };
+        let (source, ..) = *r.pick(&made.tables.groups[group].cells);
+        let at = first.at + 4 * source;
+        let from = made.read(at, 4);
+        made.write(at, 4, from + 1);
         Some(())
     }),
     ("matrix_turned", |made, r| {
@@ -381,7 +325,13 @@ pub(crate) const CHANGES: &[(&str, Change)] = &[
     ("isolation_rank", |made, r| {
         let at = isolated(made, r)?;
         let entry = made.read(at, 8);
-        made.write(at, 8, entry - 1);
+        made.write(at, 8, entry - 2);
+        Some(())
+    }),
+    ("isolation_that_allows", |made, r| {
+        let at = isolated(made, r)?;
+        let entry = made.read(at, 8);
+        made.write(at, 8, entry | 1);
         Some(())
     }),
     ("isolation_block", |made, r| {
@@ -430,11 +380,18 @@ pub(crate) const CHANGES: &[(&str, Change)] = &[
         Some(())
     }),
     ("bits_swapped", |made, _| {
-        if made.bits.len() < 2 {
-            return None;
-        }
+        let n = made.bits.len() as u32;
         made.bits.reverse();
-        Some(())
+        let turned = |column: u32| {
+            let bits = (0..n).fold(0, |bits, place| bits << 1 | column >> place & 1);
+            column >> n << n | bits
+        };
+        let columns = (made.tables.services.n() as u32) << n;
+        let mut cells = made.tables.groups.iter().flat_map(|group| &group.cells);
+        let entry = |list, column| made.tables.entry(list, column);
+        let differs = cells
+            .any(|&(_, _, list)| (0..columns).any(|c| entry(list, c) != entry(list, turned(c))));
+        differs.then_some(())
     }),
     ("bit_left_out", |made, _| {
         made.bits.pop()?;
@@ -444,50 +401,23 @@ pub(crate) const CHANGES: &[(&str, Change)] = &[
         made.layout.n_bits += 1;
         Some(())
     }),
-    ("another_unit_of_positions", |made, _| {
-        made.layout.position = match made.layout.position {
-            Position::Short => Position::Long,
-            Position::Long => Position::Short,
-        };
-        made.tables.groups.iter().any(|group| !group.cells.is_empty()).then_some(())
+    ("slots_elsewhere", |made, _| {
+        made.layout.slots.at += 8;
+        made.tables.lists.iter().any(|list| !list.exceptions.is_empty()).then_some(())
     }),
-    ("more_words_of_consents", |made, _| {
-        made.layout.consent_words += 1;
-        let lists = &made.tables.lists;
-        lists.iter().any(|list| !list.entries.is_empty()).then_some(())
-    }),
-    ("lists_elsewhere", |made, _| {
-        made.layout.lists.at += 4;
-        let lists = &made.tables.lists;
-        lists.iter().any(|list| !list.entries.is_empty()).then_some(())
-    }),
-    ("leaves_elsewhere", |made, _| {
-        made.layout.leaves.at -= 64;
+    ("counters_elsewhere", |made, _| {
+        made.layout.counters.at -= 64;
         Some(())
     }),
-    ("leaves_cut_short", |made, _| {
-        made.layout.leaves.mask /= 2;
+    ("counters_cut_short", |made, _| {
+        made.layout.counters.mask /= 2;
         (made.tables.leaves.len() > 1).then_some(())
     }),
     ("bytes_cut_off", |made, _| {
-        made.layout.bytes.truncate(made.layout.leaves.at as usize);
+        made.layout.bytes.truncate(made.layout.counters.at as usize);
         Some(())
     }),
 ];
-
-/// The slot of an exception that some cell's list asks for.
-fn slot(made: &Made, r: &mut Random) -> Option<(u32, u32)> {
-    let (_, cell, list) = made.any_cell(r)?;
-    let function = made.function(list);
-    let column = made.any_column(function.exceptions.iter().map(|(column, _)| *column), r)?;
-    let place = made.place(list, column);
-    let base = (made.read(made.list(cell), 4) >> 12) as u32;
-    Some((made.layout.slots.at + 4 * (base + column), place))
-}
-
-fn leaf(made: &Made, r: &mut Random) -> Option<u32> {
-    Some(made.layout.leaves.at + 4 * r.below(made.tables.leaves.len()) as u32)
-}
 
 /// A decision with questions.
 fn decision<'a>(made: &'a mut Made, r: &mut Random) -> Option<&'a mut Decision> {

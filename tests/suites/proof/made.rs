@@ -5,7 +5,7 @@ use seg_artifact::manifest::Net;
 use seg_compiler::atoms::Atoms;
 use seg_compiler::check::tables::{Claim, TableError, check};
 use seg_compiler::classes::Target;
-use seg_compiler::layout::{Layout, Pairs, Table, layout};
+use seg_compiler::layout::{Layout, Pairs, Table, Width, layout};
 use seg_compiler::limits::LimitError;
 use seg_compiler::normalize::{normalize, rule_labels};
 use seg_compiler::ranges::Ranges;
@@ -13,7 +13,7 @@ use seg_compiler::rules::{
     Action, Block, Ends, Exempt, Flow, IPV4_FIRST, IPV4_LAST, Labels, Ports, Rule, Rules, Services,
     number_address,
 };
-use seg_compiler::tables::{Bit, Function, Tables};
+use seg_compiler::tables::{Bit, List, Tables};
 use seg_compiler::tabulate::{Config, tabulate};
 use seg_lang::ast::Tier;
 use seg_lang::policy::{Policy, RuleId};
@@ -32,6 +32,16 @@ pub(crate) struct Made {
     pub(crate) groups: Vec<Vec<(RuleId, u32)>>,
     pub(crate) classes: Classes,
     pub(crate) nets: Vec<Net>,
+}
+
+/// Where a cell is stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Cell {
+    /// Where the base of its list is.
+    pub(crate) at: u32,
+    pub(crate) base_bytes: u32,
+    /// Where its source class is, if it has one.
+    pub(crate) key: Option<u32>,
 }
 
 impl Made {
@@ -113,58 +123,62 @@ impl Made {
         self.layout.bytes[at..at + n].copy_from_slice(&number.to_le_bytes()[..n]);
     }
 
-    /// Where the position of a pair of classes is stored, for programs of sources; `None` if it is not.
-    pub(crate) fn cell(&self, group: usize, source: u32, destination: u32) -> Option<u32> {
-        let bytes = self.layout.position.bytes();
+    /// Where a pair of classes has its cell.
+    pub(crate) fn cell(&self, group: usize, source: u32, destination: u32) -> Cell {
         match self.layout.groups[group] {
-            Pairs::Matrix { width, at, .. } => Some(at + bytes * (source * width + destination)),
-            Pairs::Rows { by_source, .. } => {
-                let row = self.read(by_source.rows.at + 8 * source, 8);
-                let hash = (u64::from(destination) * (row >> 48)) >> 8 & (row >> 32 & 0xffff);
-                let bucket = (row & 0xffff_ffff) as u32 + hash as u32;
-                let at = by_source.buckets.at + bucket * self.layout.position.bucket_bytes();
-                let place = (0..4).find(|n| self.read(at + 2 * n, 2) as u32 == destination)?;
-                Some(at + 8 + place * bytes)
+            Pairs::Matrix { width, at, .. } => {
+                Cell { at: at + 4 * (source * width + destination), base_bytes: 4, key: None }
+            }
+            Pairs::Rows { first, cells, width } => {
+                let from = self.read(first.at + 4 * source, 4) as u32;
+                let at = cells.at + width.bytes() * (from + destination);
+                let base_bytes = if width == Width::Short { 2 } else { 4 };
+                Cell { at, base_bytes, key: Some(at + width.key_shift() / 8) }
             }
         }
     }
 
-    /// Where the list of a cell begins.
-    pub(crate) fn list(&self, cell: u32) -> u32 {
-        let bytes = self.layout.position.bytes();
-        self.layout.lists.at + self.read(cell, bytes) as u32 * if bytes == 2 { 16 } else { 4 }
+    pub(crate) fn base(&self, cell: Cell) -> u64 {
+        self.read(cell.at, cell.base_bytes)
     }
 
-    /// Any cell: its group, the place of its position, and its list of [`Tables::lists`].
-    pub(crate) fn any_cell(&self, r: &mut Random) -> Option<(usize, u32, u32)> {
+    pub(crate) fn set_base(&mut self, cell: Cell, base: u64) {
+        self.write(cell.at, cell.base_bytes, base);
+    }
+
+    /// Any cell that says something: its group, where it is, and its list.
+    pub(crate) fn any_cell(&self, r: &mut Random) -> Option<(usize, Cell, &List)> {
         let filled = |group: &usize| !self.tables.groups[*group].cells.is_empty();
         let groups: Vec<usize> = (0..self.tables.groups.len()).filter(filled).collect();
         let group = *groups.get(r.below(groups.len()))?;
         let (source, destination, list) = *r.pick(&self.tables.groups[group].cells);
-        Some((group, self.cell(group, source, destination)?, list))
+        let list = &self.tables.lists[list as usize];
+        Some((group, self.cell(group, source, destination), list))
     }
 
-    /// Any entry of a cell's list that some column takes, and all of that list's.
-    pub(crate) fn any_entry(&self, r: &mut Random) -> Option<(u32, u32, usize)> {
+    /// The slot of a column, or the default's, in the list that a cell leads to.
+    pub(crate) fn slot(&self, cell: Cell, column: Option<u32>) -> u32 {
+        let base = self.base(cell) as u32;
+        self.layout.slots.at + 8 * (base + column.map_or(0, |column| column + 1))
+    }
+
+    /// The slot of an exception that some cell's list has.
+    pub(crate) fn any_slot(&self, r: &mut Random) -> Option<u32> {
         let (_, cell, list) = self.any_cell(r)?;
+        let column = self.any_column(list.exceptions.iter().map(|(column, _)| *column), r)?;
+        Some(self.slot(cell, Some(column)))
+    }
+
+    /// A column that a list says nothing of by itself.
+    pub(crate) fn free_column(&self, list: &List, r: &mut Random) -> Option<u32> {
         let n = (self.tables.services.n() as u32) << self.bits.len();
-        let place = self.place(list, self.any_column(0..n, r)?);
-        if place == 0 {
-            return None;
-        }
-        let bytes = 4 * (1 + self.layout.consent_words);
-        Some((self.list(cell) + 4 + place * bytes, list, place as usize))
+        let free = |column: &u32| list.exceptions.iter().all(|(of, _)| of != column);
+        self.any_column((0..n).filter(free), r)
     }
 
-    /// Which place a column takes in a list.
-    pub(crate) fn place(&self, list: u32, column: u32) -> u32 {
-        let Function { default, exceptions } = self.function(list);
-        let exception = exceptions.iter().find(|(of, _)| *of == column);
-        exception.map_or(default, |(_, place)| *place)
-    }
-
-    pub(crate) fn function(&self, list: u32) -> Function {
-        self.tables.functions[self.tables.lists[list as usize].function as usize].clone()
+    /// `rank << 1 | allow`.
+    pub(crate) fn word(&self, rank: usize) -> u64 {
+        (rank as u64) << 1 | u64::from(self.tables.leaves[rank].allow)
     }
 
     /// A column of a class of services that packets have, out of these.

@@ -758,6 +758,8 @@ impl<'a> At<'a> {
             Insn::Wide { .. } | Insn::MapFd { .. } | Insn::High(_) => None,
             // What comes next may decide alike for what gets here.
             Insn::Jump { .. } => None,
+            // What is copied may be there already.
+            Insn::Alu { op: Alu::Mov, src: Src::Reg(_), .. } => None,
             _ => Some(NOTHING),
         }
     }

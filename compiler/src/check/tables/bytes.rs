@@ -5,7 +5,7 @@ use super::walk::{Decision, extend};
 use super::{Side, TableError};
 use crate::classes::{Node, Target};
 use crate::diagram::Field;
-use crate::layout::{BUCKET, Joint, LIST_ALIGN, Layout, Pairs, Ports, Position, Rows, Table};
+use crate::layout::{CONSENT_SHIFT, CONSENTS, Joint, Layout, OWNER_SHIFT, Pairs, Ports, Table};
 use crate::rules::{IPV4_FIRST, IPV4_LAST};
 use crate::tables::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,34 +21,21 @@ impl<'a> Bytes<'a> {
         Self { bytes, places }
     }
 
-    pub(super) fn pairs(&self, group: usize) -> Pairs {
-        self.places.groups[group]
-    }
-
-    /// A number of `bytes` bytes, `index` such strides and `offset` bytes behind the beginning of a table.
-    fn read(
-        &self,
-        table: Table,
-        index: u64,
-        [stride, offset, bytes]: [u32; 3],
-    ) -> Result<u64, TableError> {
+    /// A number of `bytes` bytes.
+    fn entry(&self, table: Table, index: u64, bytes: u32) -> Result<u64, TableError> {
         let outside = TableError::Outside { at: table.at, index };
         if index > u64::from(table.mask) {
             return Err(outside);
         }
-        let at = u64::from(table.at) + index * u64::from(stride) + u64::from(offset);
+        let at = u64::from(table.at) + index * u64::from(bytes);
         let found = self.bytes.get(at as usize..).and_then(|from| from.get(..bytes as usize));
         let found = found.ok_or(outside)?;
         Ok(found.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    fn entry(&self, table: Table, index: u64, bytes: u32) -> Result<u64, TableError> {
-        self.read(table, index, [bytes, 0, bytes])
-    }
-
-    /// The leaf of a rank.
-    pub(super) fn leaf(&self, rank: u32) -> Result<u32, TableError> {
-        Ok(self.entry(self.places.leaves, rank.into(), 4)? as u32)
+    /// The counter of a rank.
+    pub(super) fn counter(&self, rank: u32) -> Result<u32, TableError> {
+        Ok(self.entry(self.places.counters, rank.into(), 4)? as u32)
     }
 
     /// Whether IPv6 addresses lead to the net they are in: `ranges` is the last address of each range, and its ident.
@@ -157,115 +144,93 @@ impl<'a> Bytes<'a> {
         Ok(ask(nodes, Field::SourcePort, edges))
     }
 
-    /// Where a pair of classes leads, as programs of one side find it. Unit: words of the lists.
-    pub(super) fn position(
-        &self,
-        pairs: Pairs,
-        by: Side,
-        source: u32,
-        destination: u32,
-    ) -> Result<u32, TableError> {
-        let bytes = self.places.position.bytes();
-        let found = match pairs {
-            Pairs::Matrix { width, sources, destinations, at } => {
-                let fits = width.is_power_of_two() && destinations < width;
-                if !fits || source > sources || destination > destinations {
-                    return Err(TableError::Outside { at, index: source.max(destination).into() });
-                }
-                let index = u64::from(source) * u64::from(width) + u64::from(destination);
-                self.entry(Table { at, mask: u32::MAX }, index, bytes)?
-            }
-            Pairs::Rows { by_source, by_destination } => {
-                let (rows, local, peer) = match by {
-                    Side::Source => (by_source, source, destination),
-                    Side::Destination => (by_destination, destination, source),
-                };
-                let row = Row::new(self.entry(rows.rows, local.into(), 8)?);
-                let bucket = row.first + ((u64::from(peer) * row.multiplier) >> 8 & row.mask);
-                let mut found = 0;
-                for place in 0..BUCKET as u32 {
-                    if self.key(rows, bucket, place)? == peer {
-                        let offset = 2 * BUCKET as u32 + place * bytes;
-                        let stride = self.places.position.bucket_bytes();
-                        found |= self.read(rows.buckets, bucket, [stride, offset, bytes])?;
-                    }
-                }
-                found
-            }
-        };
-        let words = match self.places.position {
-            Position::Short => found * u64::from(LIST_ALIGN),
-            Position::Long => found,
-        };
-        Ok(words as u32)
-    }
-
-    fn key(&self, rows: Rows, bucket: u64, place: u32) -> Result<u32, TableError> {
-        let stride = self.places.position.bucket_bytes();
-        Ok(self.read(rows.buckets, bucket, [stride, 2 * place, 2])? as u32)
-    }
-
-    /// Every pair of the classes of both sides that may lead somewhere: source and destination.
+    /// Every pair of the classes of both sides that leads somewhere: source and destination, and where its list begins.
     pub(super) fn filled(
         &self,
-        pairs: Pairs,
-        by: Side,
+        group: usize,
         [sources, destinations]: &[BTreeSet<u32>; 2],
-    ) -> Result<Vec<(u32, u32)>, TableError> {
-        let Pairs::Rows { by_source, by_destination } = pairs else {
-            let of_source = |&s: &u32| destinations.iter().map(move |&d| (s, d));
-            return Ok(sources.iter().flat_map(of_source).collect());
-        };
-        let (rows, local, peers) = match by {
-            Side::Source => (by_source, sources, destinations),
-            Side::Destination => (by_destination, destinations, sources),
-        };
-        let mut found = BTreeSet::new();
-        // No two rows share buckets, but for one that all empty ones are.
-        let mut left = u64::from(rows.buckets.mask) + 1 + local.len() as u64;
-        for &class in local {
-            let row = Row::new(self.entry(rows.rows, class.into(), 8)?);
-            left = left.checked_sub(row.mask + 1).ok_or(TableError::Broken("rows overlap"))?;
-            for bucket in row.first..=row.first + row.mask {
-                for place in 0..BUCKET as u32 {
-                    let peer = self.key(rows, bucket, place)?;
-                    if peers.contains(&peer) {
-                        found.insert(match by {
-                            Side::Source => (class, peer),
-                            Side::Destination => (peer, class),
-                        });
+    ) -> Result<BTreeMap<(u32, u32), u32>, TableError> {
+        let mut found = BTreeMap::new();
+        let most = |classes: &BTreeSet<u32>| classes.last().copied().unwrap_or(0);
+        match self.places.groups[group] {
+            Pairs::Matrix { width, sources: last, destinations: last_destination, at } => {
+                let fits = width.is_power_of_two() && last_destination < width;
+                if !fits || most(sources) > last || most(destinations) > last_destination {
+                    return Err(TableError::Outside { at, index: last.into() });
+                }
+                for &source in sources {
+                    for &destination in destinations {
+                        let index = u64::from(source) * u64::from(width) + u64::from(destination);
+                        let base = self.entry(Table { at, mask: u32::MAX }, index, 4)?;
+                        found.insert((source, destination), base as u32);
+                    }
+                }
+            }
+            Pairs::Rows { first, cells, width } => {
+                let mut firsts = BTreeMap::new();
+                for &source in sources {
+                    let from = self.entry(first, source.into(), 4)?;
+                    // No pair is looked for beyond the cells.
+                    self.entry(cells, from + u64::from(most(destinations)), width.bytes())?;
+                    firsts.insert(source, from);
+                }
+                for index in 0..=u64::from(cells.mask) {
+                    let cell = self.entry(cells, index, width.bytes())?;
+                    let source = cell >> width.key_shift();
+                    let base = cell ^ source << width.key_shift();
+                    let source = source as u32;
+                    let from = firsts.get(&source).and_then(|from| index.checked_sub(*from));
+                    let destination = from.and_then(|place| u32::try_from(place).ok());
+                    let destination = destination.filter(|place| destinations.contains(place));
+                    if let Some(destination) = destination {
+                        let base = u32::try_from(base);
+                        let base = base.map_err(|_| TableError::Broken("no base of a list"))?;
+                        found.insert((source, destination), base);
                     }
                 }
             }
         }
-        Ok(found.into_iter().collect())
+        found.retain(|_, base| *base != 0);
+        Ok(found)
     }
 
-    /// What a list begins with: its base and default place.
-    pub(super) fn header(&self, position: u32) -> Result<u32, TableError> {
-        self.word(position.into())
+    /// The slots of each list by its base: how far behind it, and which.
+    pub(super) fn slots(&self) -> Result<BTreeMap<u32, Vec<(u32, u64)>>, TableError> {
+        let mut found: BTreeMap<u32, Vec<(u32, u64)>> = BTreeMap::new();
+        for index in 0..=u64::from(self.places.slots.mask) {
+            let slot = self.entry(self.places.slots, index, 8)?;
+            let base = slot >> OWNER_SHIFT;
+            if let Some(behind) = index.checked_sub(base).filter(|_| slot != 0) {
+                found.entry(base as u32).or_default().push((behind as u32, index));
+            }
+        }
+        Ok(found)
     }
 
-    pub(super) fn slot(&self, index: u64) -> Result<u32, TableError> {
-        Ok(self.entry(self.places.slots, index, 4)? as u32)
+    /// The largest index of a slot.
+    pub(super) fn last_slot(&self) -> u32 {
+        self.places.slots.mask
     }
 
-    /// The entry of a list at a place.
-    pub(super) fn list_entry(&self, position: u32, place: u32) -> Result<Entry, TableError> {
-        let n = self.places.consent_words;
-        let at = u64::from(position) + 1 + u64::from(place) * (1 + u64::from(n));
-        let rank = self.word(at)?;
-        let mut consents = BTreeSet::new();
-        for word in 1..=u64::from(n) {
-            let two = self.word(at + word)?;
-            consents.extend([two as u16, (two >> 16) as u16]);
+    /// Whether what a list says by default is looked at.
+    pub(super) fn defaults(&self) -> bool {
+        self.places.defaults
+    }
+
+    /// Verdict and rank in a slot, and the blocks that consent.
+    pub(super) fn said(&self, index: u64) -> Result<(bool, Entry), TableError> {
+        let slot = self.entry(self.places.slots, index, 8)? & ((1 << OWNER_SHIFT) - 1);
+        let mut consents = BTreeSet::from([(slot >> CONSENT_SHIFT) as u16]);
+        for nth in 0..self.places.n_more {
+            let more = self.places.more.get((nth / CONSENTS) as usize);
+            let more = *more.ok_or(TableError::Broken("no table of further consents"))?;
+            let four = self.entry(more, index, 8)?;
+            consents.insert((four >> (16 * (nth % CONSENTS))) as u16);
         }
         consents.remove(&0);
-        Ok(Entry { rank, consents: consents.into_iter().collect() })
-    }
-
-    fn word(&self, index: u64) -> Result<u32, TableError> {
-        Ok(self.entry(self.places.lists, index, 4)? as u32)
+        let word = (slot & ((1 << CONSENT_SHIFT) - 1)) as u32;
+        let entry = Entry { rank: word >> 1, consents: consents.into_iter().collect() };
+        Ok((word & 1 == 1, entry))
     }
 
     /// Blocks that isolate the ends of a class, and ranks.
@@ -281,24 +246,14 @@ impl<'a> Bytes<'a> {
             let index = u64::from(class) * u64::from(places.n) + u64::from(nth);
             let entry = self.entry(table, index, 8)?;
             let block = u16::try_from(entry >> 32);
-            found.insert((block.map_err(|_| TableError::Broken("no block"))?, entry as u32));
+            let word = entry as u32;
+            if word & 1 != 0 {
+                return Err(TableError::Broken("isolation that allows"));
+            }
+            found.insert((block.map_err(|_| TableError::Broken("no block"))?, word >> 1));
         }
         found.remove(&(0, 0));
         Ok(found)
-    }
-}
-
-/// The parts of a row's entry.
-struct Row {
-    first: u64,
-    mask: u64,
-    multiplier: u64,
-}
-
-impl Row {
-    fn new(entry: u64) -> Self {
-        let [a, b, c, d] = [0, 16, 32, 48].map(|shift| entry >> shift & 0xffff);
-        Self { first: b << 16 | a, mask: c, multiplier: d }
     }
 }
 

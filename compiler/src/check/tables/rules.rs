@@ -69,6 +69,14 @@ pub(super) struct Terms {
 }
 
 impl Terms {
+    /// Whether the rule of a rank allows; rank 0 is nobody's and does not.
+    pub(super) fn allows(&self, rank: u32) -> Option<bool> {
+        match rank.checked_sub(1) {
+            None => Some(false),
+            Some(rule) => self.ranked.get(rule as usize).map(|of| of.action == Action::Allow),
+        }
+    }
+
     pub(super) fn new(m: &mut Manager, rules: &Rules, bits: &[Bit]) -> Result<Self, TableError> {
         if bits.len() > BITS_MAX || bits.iter().collect::<BTreeSet<_>>().len() != bits.len() {
             return Err(TableError::Broken("too many bits, or one twice"));

@@ -6,7 +6,6 @@ use super::bytes::Bytes;
 use super::rules::{Term, Terms};
 use super::walk::variants;
 use crate::diagram::Manager;
-use crate::layout::PLACE_BITS;
 use crate::rules::Action;
 use crate::tables::Entry;
 use std::cmp::Reverse;
@@ -31,10 +30,10 @@ pub(super) struct Said<'a> {
     numbers: HashMap<Columns, u32>,
     /// By terms, each followed by the cuts that hold.
     wanted: HashMap<Vec<u32>, u32>,
-    /// By position of a list.
+    /// By base of a list.
     at: HashMap<u32, u32>,
-    /// By how a list begins: for each value of the bits the classes of services that take each place.
-    functions: HashMap<u32, BTreeMap<(u32, u32), Set>>,
+    /// By base of a list: how far behind it its slots are, and where.
+    slots: BTreeMap<u32, Vec<(u32, u64)>>,
 }
 
 impl<'a> Said<'a> {
@@ -64,7 +63,7 @@ impl<'a> Said<'a> {
             numbers: HashMap::new(),
             wanted: HashMap::new(),
             at: HashMap::new(),
-            functions: HashMap::new(),
+            slots: bytes.slots()?,
         };
         assert!(said.number(Columns::new()) == NOTHING, "the first has number 0");
         Ok(said)
@@ -78,45 +77,54 @@ impl<'a> Said<'a> {
         })
     }
 
-    /// What the list at a position says.
-    pub(super) fn at(&mut self, bytes: &Bytes<'_>, position: u32) -> Result<u32, TableError> {
-        if let Some(&known) = self.at.get(&position) {
+    /// What the list at a base says.
+    pub(super) fn at(&mut self, bytes: &Bytes<'_>, base: u32) -> Result<u32, TableError> {
+        if let Some(&known) = self.at.get(&base) {
             return Ok(known);
         }
-        let header = bytes.header(position)?;
-        if !self.functions.contains_key(&header) {
-            let function = self.function(bytes, header)?;
-            self.functions.insert(header, function);
+        let n_bits = self.terms.n_bits;
+        let classes = self.all.iter().last().map_or(0, |last| last + 1);
+        if u64::from(base) + (u64::from(classes) << n_bits) > bytes.last_slot().into() {
+            return Err(TableError::Broken("a list is not among the slots"));
         }
-        let mut columns = Columns::new();
-        for (&(bits, place), set) in &self.functions[&header] {
-            let entry = bytes.list_entry(position, place)?;
+        let mut by_default: Vec<Set> = vec![self.all.clone(); 1 << n_bits];
+        let (mut columns, mut default) = (Columns::new(), Entry::default());
+        for &(behind, index) in self.slots.get(&base).into_iter().flatten() {
+            let entry = self.read(bytes, index)?;
+            let Some(column) = behind.checked_sub(1) else {
+                default = entry;
+                continue;
+            };
+            let (class, bits) = (column >> n_bits, column & ((1 << n_bits) - 1));
+            if class >= classes || !by_default[bits as usize].contains(class) {
+                continue;
+            }
+            by_default[bits as usize].take(class);
             if entry != Entry::default() {
-                columns.entry((bits, entry)).or_insert_with(|| Set::like(set)).add(set);
+                let set = columns.entry((bits, entry)).or_insert_with(|| Set::like(&self.all));
+                set.insert(class);
+            }
+        }
+        if default != Entry::default() {
+            if !bytes.defaults() {
+                return Err(TableError::Broken("a default that nobody looks at"));
+            }
+            for (bits, set) in (0..).zip(by_default).filter(|(_, set)| !set.is_empty()) {
+                let key = (bits, default.clone());
+                columns.entry(key).or_insert_with(|| Set::like(&self.all)).add(&set);
             }
         }
         let number = self.number(columns);
-        self.at.insert(position, number);
+        self.at.insert(base, number);
         Ok(number)
     }
 
-    fn function(
-        &self,
-        bytes: &Bytes<'_>,
-        header: u32,
-    ) -> Result<BTreeMap<(u32, u32), Set>, TableError> {
-        let (base, places) = (header >> PLACE_BITS, (1 << PLACE_BITS) - 1);
-        let mut taken: BTreeMap<(u32, u32), Set> = BTreeMap::new();
-        for bits in 0..1 << self.terms.n_bits {
-            for class in self.all.iter() {
-                let column = u64::from(class) << self.terms.n_bits | u64::from(bits);
-                let slot = bytes.slot(u64::from(base) + column)?;
-                let place =
-                    if slot >> PLACE_BITS == base { slot & places } else { header & places };
-                taken.entry((bits, place)).or_insert_with(|| Set::like(&self.all)).insert(class);
-            }
-        }
-        Ok(taken)
+    /// What a slot says, whose verdict is that of its rank.
+    fn read(&self, bytes: &Bytes<'_>, index: u64) -> Result<Entry, TableError> {
+        let (allows, entry) = bytes.said(index)?;
+        let rank = entry.rank;
+        let of_rule = self.terms.allows(rank).ok_or(TableError::Leaf { rank })?;
+        if allows == of_rule { Ok(entry) } else { Err(TableError::Leaf { rank }) }
     }
 
     /// What terms say together, of ends of which these predicates hold.
@@ -254,6 +262,10 @@ impl Set {
         let is_new = !self.contains(class);
         self.0[class as usize / 64] |= 1 << (class % 64);
         is_new
+    }
+
+    fn take(&mut self, class: u32) {
+        self.0[class as usize / 64] &= !(1 << (class % 64));
     }
 
     fn contains(&self, class: u32) -> bool {
