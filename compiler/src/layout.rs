@@ -18,7 +18,7 @@
 
 use crate::classes::{Classes, Target};
 use crate::diagram::Field;
-use crate::limits::LimitError;
+use crate::limits::{LimitError, NETS_MAX};
 use crate::ranges::Ranges;
 use crate::rules::{IPV4_FIRST, IPV4_LAST};
 use crate::tables::{self, Entry, Group, List, Tables};
@@ -178,8 +178,11 @@ impl Width {
 /// Lays out tables; `nets` are the ranges of addresses of each ident from 1 on.
 ///
 /// # Errors
-/// [`LimitError::Cells`] if there are more ranks, bases or consents than a slot can name.
+/// [`LimitError::Nets`], and [`LimitError::Cells`] if there are more ranks, bases or consents than a slot can name.
 pub fn layout(tables: &Tables, nets: &[Ranges]) -> Result<Layout, LimitError> {
+    if nets.len() > NETS_MAX {
+        return Err(LimitError::Nets { needed: nets.len() });
+    }
     let mut bytes = Bytes(Vec::new());
     let n_more = n_more(tables)?;
     let n_tables = n_more.div_ceil(CONSENTS as usize);

@@ -70,6 +70,11 @@ pub const CELLS_MAX: usize = 1 << 24;
 /// Unit: columns. Source: a slot names the base of its list in 24 bits.
 pub const EXCEPTIONS_MAX: usize = 1 << 23;
 
+/// Sets of addresses that rules tell apart, each with an ident of its own beside those of endpoints.
+///
+/// Unit: sets. Source: idents have 16 bits, and endpoints need some.
+pub const NETS_MAX: usize = 60_000;
+
 /// Labels in common and named ports that the tables of one policy tell apart.
 ///
 /// Unit: bits. Source: each doubles the columns.
@@ -109,6 +114,12 @@ pub enum LimitError {
     Classes {
         /// The limit.
         limit: usize,
+    },
+    /// [`NETS_MAX`].
+    #[error("the rules tell apart {needed} sets of addresses, the limit is {NETS_MAX}")]
+    Nets {
+        /// How many there are.
+        needed: usize,
     },
     /// [`CELLS_MAX`] or [`EXCEPTIONS_MAX`].
     #[error("no grouping of the rules has tables that fit")]
@@ -186,6 +197,7 @@ impl LimitError {
             | Self::Ports { .. }
             | Self::Requests { .. }
             | Self::Classes { .. }
+            | Self::Nets { .. }
             | Self::Bits { .. } => &[],
         }
     }

@@ -30,7 +30,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { matrix: 1 << 14, group: 1 << 12 }
+        Self { matrix: 1 << 16, group: 1 << 15 }
     }
 }
 

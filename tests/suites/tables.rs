@@ -2,8 +2,10 @@
 
 use libtest_mimic::{Failed, Trial};
 use seg_compiler::decide::answer;
-use seg_compiler::limits::LimitError;
+use seg_compiler::layout::layout;
+use seg_compiler::limits::{LimitError, NETS_MAX};
 use seg_compiler::normalize::{normalize, rule_labels};
+use seg_compiler::ranges::Ranges;
 use seg_compiler::tabulate::{Config, tabulate};
 use seg_lang::ast::Direction;
 use seg_lang::eval::{self, Verdict};
@@ -24,7 +26,19 @@ fn main() -> ExitCode {
     let trials = ways.into_iter().map(|(name, config)| {
         Trial::test(format!("generated_policies_in_{name}"), move || generated(config))
     });
-    harness::main(trials.collect()).exit_code()
+    let nets = Trial::test("more_nets_than_idents_are_refused", more_nets_than_idents_are_refused);
+    harness::main(trials.chain([nets]).collect()).exit_code()
+}
+
+fn more_nets_than_idents_are_refused() -> Result<(), Failed> {
+    let policy = generate::policy(1);
+    let tables = tabulate(&normalize(&policy, rule_labels(&policy)), Config::default())?;
+    let nets = |n: usize| (0..n as u128).map(|of| Ranges::new(2 * of, 2 * of)).collect::<Vec<_>>();
+    layout(&tables, &nets(NETS_MAX))?;
+    match layout(&tables, &nets(1 << 16)) {
+        Err(LimitError::Nets { needed }) if needed == 1 << 16 => Ok(()),
+        other => Err(format!("{:?}", other.map(|layout| layout.bytes.len())).into()),
+    }
 }
 
 fn generated(config: Config) -> Result<(), Failed> {

@@ -454,9 +454,9 @@ fn too_large(checked: &Checking, error: &CompileError, format: impl Into<Format>
     };
     let help = "`segc build --shape tree` may hold such a policy as trees in sequence, which are not read back";
     let diagnostic = match error {
-        CompileError::Limit(LimitError::Bits { .. } | LimitError::Cells { .. }) => {
-            diagnostic.help(help)
-        }
+        CompileError::Limit(
+            LimitError::Bits { .. } | LimitError::Nets { .. } | LimitError::Cells { .. },
+        ) => diagnostic.help(help),
         _ => diagnostic,
     };
     checked.report(&[diagnostic]).print(format.into());
