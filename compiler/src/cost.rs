@@ -7,7 +7,7 @@
 use crate::decided::Shape;
 use crate::layout::{Layout, Pairs};
 use crate::program::asks_who;
-use crate::tree::{Node, Tree};
+use crate::tree::{Roots, Tree};
 
 /// A comparison whose outcome is new with each packet.
 const COMPARISON_RANDOM_PS: u64 = 2_800;
@@ -118,16 +118,7 @@ pub fn of_tables(layout: &Layout) -> Estimate {
 
 /// Unit: hundredths of a comparison. Of the root that takes longest.
 fn mean_levels(tree: &Tree) -> u64 {
-    let mut levels: Vec<u64> = Vec::with_capacity(tree.nodes.len());
-    for node in &tree.nodes {
-        levels.push(match node {
-            Node::Leaf(_) => 0,
-            Node::Compare { below, above, .. } => {
-                100 + (levels[below.0 as usize] + levels[above.0 as usize]) / 2
-            }
-        });
-    }
-    let roots = tree.roots;
-    let roots = [roots.unmanaged4, roots.managed4, roots.unmanaged6, roots.managed6];
-    roots.iter().map(|root| levels[root.0 as usize]).max().unwrap_or(0)
+    let Roots { unmanaged4, managed4, unmanaged6, managed6 } = tree.roots;
+    let roots = [unmanaged4, managed4, unmanaged6, managed6];
+    roots.map(|root| tree.levels(root)).into_iter().max().unwrap_or(0)
 }

@@ -39,6 +39,7 @@ use std::collections::BTreeMap;
 
 use decide::Verdicts;
 use identify::Ends;
+use lookup::Lookup;
 
 pub(crate) use decide::asks_who;
 
@@ -127,7 +128,8 @@ pub fn decision(name: &str, way: Way, layout: Layout, judge: Judge<'_>) -> Funct
             false => identify::nobody(program, layout.n_nets),
         };
         if let Judge::Tables(tables, bits) = judge {
-            let leaf = lookup::leaf(program, way, layout, tables, bits, ends);
+            let of = Lookup { way, records: layout, tables, bits, ends };
+            let leaf = lookup::leaf(program, of);
             program.b.ins().return_(&[leaf]);
         } else {
             let Verdicts { allow, deny } = judge.emit(program, way, layout, ends);
@@ -188,7 +190,9 @@ impl Judge<'_> {
     fn emit(self, p: &mut Program<'_>, way: Way, layout: Layout, ends: Ends) -> Verdicts {
         match self {
             Self::Trees(trees) => decide::emit(p, way, layout, trees, ends),
-            Self::Tables(tables, bits) => lookup::emit(p, way, layout, tables, bits, ends),
+            Self::Tables(tables, bits) => {
+                lookup::emit(p, Lookup { way, records: layout, tables, bits, ends })
+            }
         }
     }
 }

@@ -146,15 +146,15 @@ impl Tree {
         each.max_by_key(|leaf| leaf.rank).expect("a program has a tree")
     }
 
-    /// Comparisons on the way from a root to an answer if either outcome of each is as likely.
-    pub fn levels(&self, root: NodeId) -> f64 {
-        let mut levels: Vec<f64> = Vec::with_capacity(self.nodes.len());
+    /// Comparisons on the way from a root to an answer if either outcome of each is as likely. Unit: hundredths.
+    pub fn levels(&self, root: NodeId) -> u64 {
+        let mut levels: Vec<u64> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes[..=root.0 as usize] {
             levels.push(match node {
                 Node::Compare { below, above, .. } => {
-                    1.0 + (levels[below.0 as usize] + levels[above.0 as usize]) / 2.0
+                    100 + (levels[below.0 as usize] + levels[above.0 as usize]) / 2
                 }
-                Node::Leaf(_) => 0.0,
+                Node::Leaf(_) => 0,
             });
         }
         levels[root.0 as usize]

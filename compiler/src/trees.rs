@@ -178,7 +178,7 @@ fn is_shorter(by_role: &Tree, by_labels: &Tree) -> bool {
                 tree::Field::PeerLabel(_) | tree::Field::Same(_) | tree::Field::PeerPort(_)
             )
         });
-        tree.levels(managed4).max(tree.levels(managed6)) + f64::from(u8::from(looked_up))
+        tree.levels(managed4).max(tree.levels(managed6)) + if looked_up { 100 } else { 0 }
     };
     levels(by_role) < levels(by_labels)
 }

@@ -12,17 +12,22 @@ use crate::tables::Bit;
 use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use seg_artifact::maps;
 
+/// What is looked up, and for whom.
+#[derive(Clone, Copy)]
+pub(super) struct Lookup<'a> {
+    pub(super) way: Way,
+    /// What records look like.
+    pub(super) records: super::Layout,
+    pub(super) tables: &'a Layout,
+    /// What the lower bits of a column say.
+    pub(super) bits: &'a [Bit],
+    pub(super) ends: Ends,
+}
+
 /// Looks the verdict up and goes there, with its counter noted.
-pub(super) fn emit(
-    p: &mut Program<'_>,
-    way: Way,
-    records: super::Layout,
-    tables: &Layout,
-    bits: &[Bit],
-    ends: Ends,
-) -> Verdicts {
-    let best = best(p, way, records, tables, bits, ends);
-    let counter = counter(p, tables, best);
+pub(super) fn emit(p: &mut Program<'_>, of: Lookup<'_>) -> Verdicts {
+    let best = best(p, of);
+    let counter = counter(p, of.tables, best);
     p.store(counter, p.notes, Notes::COUNTER);
     let [allow, deny] = [(); 2].map(|()| p.block());
     let allows = p.b.ins().band_imm_u(best, 1);
@@ -31,16 +36,9 @@ pub(super) fn emit(
 }
 
 /// `counter << 1 | allow` of the verdict, as `i32`.
-pub(super) fn leaf(
-    p: &mut Program<'_>,
-    way: Way,
-    records: super::Layout,
-    tables: &Layout,
-    bits: &[Bit],
-    ends: Ends,
-) -> Value {
-    let best = best(p, way, records, tables, bits, ends);
-    let counter = counter(p, tables, best);
+pub(super) fn leaf(p: &mut Program<'_>, of: Lookup<'_>) -> Value {
+    let best = best(p, of);
+    let counter = counter(p, of.tables, best);
     let counter = p.b.ins().ishl_imm_u(counter, 1);
     let allows = p.b.ins().band_imm_u(best, 1);
     let allows = p.b.ins().ireduce(types::I32, allows);
@@ -54,16 +52,10 @@ fn counter(p: &mut Program<'_>, tables: &Layout, best: Value) -> Value {
 }
 
 /// `rank << 1 | allow` of what decides.
-fn best(
-    p: &mut Program<'_>,
-    way: Way,
-    records: super::Layout,
-    tables: &Layout,
-    bits: &[Bit],
-    ends: Ends,
-) -> Value {
+fn best(p: &mut Program<'_>, of: Lookup<'_>) -> Value {
+    let Lookup { way, tables, ends, .. } = of;
     p.stage(Stage::Decide);
-    let column = column(p, way, records, tables, bits, ends);
+    let column = column(p, of);
     // Behind the default.
     let column = p.b.ins().iadd_imm_u(column, 1);
     let mut sides = [(ends.own, way), (ends.peer, way.opposite())].map(|(ident, side)| Side {
@@ -177,14 +169,8 @@ fn place(p: &mut Program<'_>, at: u32, index: Value, bytes: u32) -> Value {
 }
 
 /// Class of the service, and the bits below it.
-fn column(
-    p: &mut Program<'_>,
-    way: Way,
-    records: super::Layout,
-    tables: &Layout,
-    bits: &[Bit],
-    ends: Ends,
-) -> Value {
+fn column(p: &mut Program<'_>, of: Lookup<'_>) -> Value {
+    let tables = of.tables;
     let protocol = p.key(types::I8, maps::CONNTRACK_PROTOCOL as i32);
     let protocol = p.b.ins().uextend(types::I64, protocol);
     let kind = entry(p, types::I8, tables.services.kinds, protocol);
@@ -199,11 +185,11 @@ fn column(
         let index = p.b.ins().iadd(row, source);
         class = entry(p, types::I16, joint.classes, index);
     }
-    if bits.is_empty() {
+    if of.bits.is_empty() {
         return class;
     }
     let class = p.b.ins().ishl_imm_u(class, i64::from(tables.n_bits));
-    let known = bits_of(p, way, records, bits, ends);
+    let known = bits_of(p, of);
     p.b.ins().bor(class, known)
 }
 
@@ -307,13 +293,8 @@ fn said_of(p: &mut Program<'_>, tables: &Layout, base: Value, column: Value) -> 
 }
 
 /// What the lower bits of the column say; an end that is no endpoint has nothing in common and names no port.
-fn bits_of(
-    p: &mut Program<'_>,
-    way: Way,
-    records: super::Layout,
-    bits: &[Bit],
-    ends: Ends,
-) -> Value {
+fn bits_of(p: &mut Program<'_>, of: Lookup<'_>) -> Value {
+    let Lookup { way, records, bits, ends, .. } = of;
     let [known, done] = [(); 2].map(|()| p.block());
     let all = p.b.append_block_param(done, types::I64);
     let own = ends.record(p, ends.own);
