@@ -138,6 +138,9 @@ pub enum Refusal {
 
 impl CheckError {
     fn refused(program: &str, instruction: usize, what: Refusal) -> Self {
+        if matches!(what, Refusal::Long | Refusal::Deep) {
+            return Self::Limit(LimitError::Steps);
+        }
         Self::Refused { program: program.to_owned(), instruction, what }
     }
 }

@@ -18,7 +18,7 @@
 
 use crate::classes::{Classes, Target};
 use crate::diagram::Field;
-use crate::limits::{LimitError, NETS_MAX};
+use crate::limits::{LimitError, NETS_MAX, TABLES_MAX};
 use crate::ranges::Ranges;
 use crate::rules::{IPV4_FIRST, IPV4_LAST};
 use crate::tables::{self, Entry, Group, List, Tables};
@@ -220,6 +220,9 @@ pub fn layout(tables: &Tables, nets: &[Ranges]) -> Result<Layout, LimitError> {
     let counters = bytes.table(&counters, counters[0]);
     let isolation = tables.isolation.as_ref().map(|of| isolation(&mut bytes, of));
     let nets6 = nets6(&mut bytes, nets);
+    if bytes.0.len() > TABLES_MAX {
+        return Err(LimitError::Cells { rules: Vec::new() });
+    }
     Ok(Layout {
         bytes: bytes.0,
         nets6,

@@ -70,6 +70,11 @@ pub const CELLS_MAX: usize = 1 << 24;
 /// Unit: columns. Source: a slot names the base of its list in 24 bits.
 pub const EXCEPTIONS_MAX: usize = 1 << 23;
 
+/// All tables of an object, so that it is less than readers take.
+///
+/// Unit: bytes. Source: `seg_artifact::object` reads 64 MiB, which the manifest is part of.
+pub const TABLES_MAX: usize = 40 << 20;
+
 /// Sets of addresses that rules tell apart, each with an ident of its own beside those of endpoints.
 ///
 /// Unit: sets. Source: idents have 16 bits, and endpoints need some.
@@ -121,7 +126,10 @@ pub enum LimitError {
         /// How many there are.
         needed: usize,
     },
-    /// [`CELLS_MAX`] or [`EXCEPTIONS_MAX`].
+    /// What the check of an object may take.
+    #[error("the object takes more steps to check than are taken")]
+    Steps,
+    /// [`CELLS_MAX`], [`EXCEPTIONS_MAX`] or [`TABLES_MAX`].
     #[error("no grouping of the rules has tables that fit")]
     Cells {
         /// The rules that take the most room, the worst first.
@@ -198,6 +206,7 @@ impl LimitError {
             | Self::Requests { .. }
             | Self::Classes { .. }
             | Self::Nets { .. }
+            | Self::Steps
             | Self::Bits { .. } => &[],
         }
     }

@@ -44,6 +44,9 @@ pub fn tabulate(rules: &Rules, config: Config) -> Result<Tables, LimitError> {
     let mut m = Manager::new(&rules.labels, NODES_MAX);
     let terms = Terms::new(&mut m, rules)?;
     let packets = classify(&m, &terms.services)?;
+    if packets.n() > CLASSES_MAX {
+        return Err(LimitError::Cells { rules: Vec::new() });
+    }
     let sides = [classify(&m, &terms.sources)?, classify(&m, &terms.destinations)?];
     let leaves = (0..).zip(&terms.leaves).map(|(rank, &leaf)| counted(leaf, rank)).collect();
     let all: Vec<u32> = (0..terms.terms.len() as u32).collect();
@@ -57,7 +60,7 @@ pub fn tabulate(rules: &Rules, config: Config) -> Result<Tables, LimitError> {
         Some(Ok(whole)) => whole,
         Some(Err(_)) | None => {
             let isolates = !terms.isolated.iter().all(Vec::is_empty);
-            let isolation = isolates.then(|| isolation(&terms, &sides));
+            let isolation = isolates.then(|| isolation(&terms, &sides)).transpose()?;
             let mut cells = Cells::new(&terms, &packets, isolates, EXCEPTIONS_MAX);
             let groups = grouping(&terms, &sides, config)?;
             let groups = groups.iter().map(|of| group(&terms, &sides, of, &mut cells));
@@ -154,9 +157,10 @@ impl Terms {
             for flow in rule.flows.iter().chain(cut) {
                 flow.on.0.iter().for_each(|(_, _, ports)| named(ports, &mut names));
             }
-            if rule.action == Action::Isolate {
-                let next = isolating.len() as u16 + 1;
-                isolating.entry(rule.block as u32).or_insert(next);
+            if rule.action == Action::Isolate && !isolating.contains_key(&(rule.block as u32)) {
+                let number = u16::try_from(isolating.len() + 1);
+                let number = number.map_err(|_| LimitError::Cells { rules: vec![rule.id] })?;
+                isolating.insert(rule.block as u32, number);
             }
             leaves.insert(leaf(rules, rule.block, rule.action, rule.id));
         }
@@ -380,7 +384,7 @@ fn split(terms: &Terms, breadth: &[Vec<usize>; 2], thresholds: [&[usize]; 2]) ->
 }
 
 /// Who isolates which ends.
-fn isolation(terms: &Terms, sides: &[Classes; 2]) -> Isolation {
+fn isolation(terms: &Terms, sides: &[Classes; 2]) -> Result<Isolation, LimitError> {
     let [source, destination] = [0, 1].map(|side| {
         let predicate = |term: &Term| if side == 0 { term.from } else { term.to };
         let mut asked = vec![false; terms.side(side).len()];
@@ -391,6 +395,10 @@ fn isolation(terms: &Terms, sides: &[Classes; 2]) -> Isolation {
             by_predicate.entry(predicate(term)).or_default().push(term);
         }
         let (to, held) = project(&sides[side].held, &asked);
+        if held.len() > CLASSES_MAX {
+            let rules = terms.isolated[side].iter().map(|&term| terms.terms[term as usize].of.0);
+            return Err(LimitError::Cells { rules: rules.take(5).collect() });
+        }
         // Of one block the strongest counts.
         let by_class = held.iter().map(|held| {
             let mut of_blocks: BTreeMap<u16, u32> = BTreeMap::new();
@@ -401,9 +409,9 @@ fn isolation(terms: &Terms, sides: &[Classes; 2]) -> Isolation {
             of_blocks.into_iter().collect()
         });
         let by_class = by_class.collect();
-        Isolated { classes: sides[side].renumbered(&to, held), by_class }
+        Ok(Isolated { classes: sides[side].renumbered(&to, held), by_class })
     });
-    Isolation { source, destination }
+    Ok(Isolation { source: source?, destination: destination? })
 }
 
 /// For each predicate how many classes it holds in.

@@ -75,6 +75,13 @@ fn main() -> ExitCode {
     let large_object = Trial::test("the_object_of_a_large_policy_is_proved", || {
         large_policy().and_then(|policy| object(&policy, APART)).map(|_| ())
     });
+    let nets6 = Trial::test("the_object_of_many_nets_of_ipv6_is_proved", || {
+        let rule =
+            |n| format!("    allow 2001:db8:{:x}::/48 -> any on tcp/{n}\n", n * 40_503 % 65_536);
+        let text = format!("policy nets {{\n{}}}\n", (1..=300).map(rule).collect::<String>());
+        let analysis = analyze(package::sources("nets", &text));
+        object(&analysis.policy.ok_or("the policy does not check")?, Config::default()).map(|_| ())
+    });
     let objects_changed = Arc::new(LazyLock::new(move || -> Result<Vec<Compiled>, String> {
         let small = (1..=CODE).map(generate::policy).zip(ways.into_iter().cycle());
         let small = small.map(|(policy, (_, config))| object(&policy, config));
@@ -125,7 +132,7 @@ fn main() -> ExitCode {
     harness::main(
         accepted
             .chain(objects)
-            .chain([large, large_object])
+            .chain([large, large_object, nets6])
             .chain(refused)
             .chain(code_refused)
             .collect(),

@@ -7,10 +7,12 @@ use seg_compiler::limits::{LimitError, NETS_MAX};
 use seg_compiler::normalize::{normalize, rule_labels};
 use seg_compiler::ranges::Ranges;
 use seg_compiler::tabulate::{Config, tabulate};
+use seg_lang::analyze::analyze;
 use seg_lang::ast::Direction;
 use seg_lang::eval::{self, Verdict};
 use seg_tests::generate;
 use seg_tests::harness;
+use seg_tests::package;
 use seg_tests::random::Random;
 use std::process::ExitCode;
 
@@ -26,8 +28,21 @@ fn main() -> ExitCode {
     let trials = ways.into_iter().map(|(name, config)| {
         Trial::test(format!("generated_policies_in_{name}"), move || generated(config))
     });
+    let isolation = Trial::test("more_classes_of_isolation_are_refused", || {
+        let blocks = (0..256).flat_map(|n| {
+            ["a", "b"]
+                .map(|label| format!("policy p{label}{n} {{ isolate {label}:v{n} outbound }}\n"))
+        });
+        let text = format!("label a\nlabel b\n{}", blocks.collect::<String>());
+        let analysis = analyze(package::sources("isolation", &text));
+        let policy = analysis.policy.ok_or("the policy does not check")?;
+        match tabulate(&normalize(&policy, rule_labels(&policy)), Config::default()) {
+            Err(LimitError::Cells { rules }) if !rules.is_empty() => Ok(()),
+            other => Err(format!("{:?}", other.map(|tables| tables.lists.len())).into()),
+        }
+    });
     let nets = Trial::test("more_nets_than_idents_are_refused", more_nets_than_idents_are_refused);
-    harness::main(trials.chain([nets]).collect()).exit_code()
+    harness::main(trials.chain([isolation, nets]).collect()).exit_code()
 }
 
 fn more_nets_than_idents_are_refused() -> Result<(), Failed> {

@@ -339,10 +339,10 @@ fn explain_shape(considered: &[Estimate]) {
                 format!("{}, {rows} of them as rows, {bytes} bytes", count(groups, "group"))
             }
         };
-        let (chosen, name) = (if place == 0 { "chosen" } else { "" }, shape.to_possible_value());
+        let (chosen, name) = (if place == 0 { ", chosen" } else { "" }, shape.to_possible_value());
         let name = name.map(|name| name.get_name().to_owned()).unwrap_or_default();
         say!(
-            "shape {name:<6} {random_ns:5.1} ns for packets that differ, {same_ns:4.1} ns for the same again: {size} {chosen}"
+            "shape {name:<6} {random_ns:5.1} ns for packets that differ, {same_ns:4.1} ns for the same again: {size}{chosen}"
         );
     }
 }
@@ -455,7 +455,10 @@ fn too_large(checked: &Checking, error: &CompileError, format: impl Into<Format>
     let help = "`segc build --shape tree` may hold such a policy as trees in sequence, which are not read back";
     let diagnostic = match error {
         CompileError::Limit(
-            LimitError::Bits { .. } | LimitError::Nets { .. } | LimitError::Cells { .. },
+            LimitError::Bits { .. }
+            | LimitError::Nets { .. }
+            | LimitError::Steps
+            | LimitError::Cells { .. },
         ) => diagnostic.help(help),
         _ => diagnostic,
     };

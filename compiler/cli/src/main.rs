@@ -63,7 +63,7 @@ enum Command {
         /// Decide by comparisons or by tables, whatever costs less.
         #[arg(long)]
         shape: Option<ShapeName>,
-        /// Say what each shape would cost and which was chosen.
+        /// Say what the shapes that were made cost, and which was chosen.
         #[arg(long)]
         explain_shape: bool,
         /// Write the object without reading it back; for benchmarks only.

@@ -63,10 +63,7 @@ pub(super) fn emit(p: &mut Program<'_>, way: Way, n_nets: u16, nets6: Option<Net
         kind(p, Kind::DISCOVERY, discovery, no_discovery);
         p.switch(no_discovery);
     }
-    let ends = idents_of_addresses(p, way, nets6);
-    for (ident, note) in ends.into_iter().zip([Notes::OWN, Notes::PEER]) {
-        note_ident(p, ident, note);
-    }
+    idents_of_addresses(p, way, nets6);
     let idents = p.only_value(Map::Idents);
     check_own_address(p, way, idents, n_nets);
     if way == Way::Outbound {
@@ -94,7 +91,7 @@ pub(super) fn nobody(p: &mut Program<'_>, n_nets: u16) -> Ends {
     Ends { own: none, peer: none, idents: none, n_nets }
 }
 
-/// The ident of each end's address, this end's first.
+/// The ident of each end's address, this end's first. Those of a packet are noted, so that it is forgotten how they were found.
 fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [Value; 2] {
     let [ip6, done] = [(); 2].map(|()| p.block());
     let ends = [(); 2].map(|()| p.b.append_block_param(done, types::I64));
@@ -102,11 +99,15 @@ fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [
     let peer = peer_offset(way);
     let own = maps::CONNTRACK_DESTINATION as i32 - peer;
     let addresses = p.only_value(Map::Addresses4);
-    let idents = [own, peer].map(|address| ident4(p, addresses, address + 12));
+    let sides = [(own, Notes::OWN), (peer, Notes::PEER)];
+    let idents = sides.map(|(address, note)| {
+        let ident = ident4(p, addresses, address + 12);
+        kept(p, ident, note)
+    });
     p.jump(done, &idents);
 
     p.switch(ip6);
-    let idents = [own, peer].map(|address| {
+    let idents = sides.map(|(address, note)| {
         let [known, unknown, found] = [(); 3].map(|()| p.block());
         let ident = p.b.append_block_param(found, types::I64);
         let key = p.key_at(address);
@@ -114,12 +115,14 @@ fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [
         p.branch(value, known, unknown);
         p.switch(known);
         let of_endpoint = p.read_wide(types::I16, value, 0);
+        let of_endpoint = kept(p, of_endpoint, note);
         p.jump(found, &[of_endpoint]);
         p.switch(unknown);
         let of_net = match nets6 {
             Some(nets) => net6(p, nets, address),
             None => p.constant(types::I64, 0),
         };
+        let of_net = kept(p, of_net, note);
         p.jump(found, &[of_net]);
         p.switch(found);
         ident
@@ -127,6 +130,14 @@ fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [
     p.jump(done, &idents);
     p.switch(done);
     ends
+}
+
+fn kept(p: &mut Program<'_>, ident: Value, note: i32) -> Value {
+    if p.flow.is_some() {
+        return ident;
+    }
+    note_ident(p, ident, note);
+    noted(p, note)
 }
 
 /// The ident of the IPv4 address at an offset of the connection key.
