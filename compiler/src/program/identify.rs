@@ -80,7 +80,7 @@ pub(super) fn emit(p: &mut Program<'_>, way: Way, n_nets: u16, nets6: Option<Net
 /// Both ends by their addresses alone.
 pub(super) fn who(p: &mut Program<'_>, way: Way, n_nets: u16, nets6: Option<Nets6>) -> Ends {
     p.stage(Stage::Identify);
-    let [own, peer] = idents_of_addresses(p, way, nets6);
+    let [own, peer] = idents_of_addresses(p, way, nets6).expect("those of a flow are values");
     let idents = p.only_value(Map::Idents);
     Ends { own, peer, idents, n_nets }
 }
@@ -91,10 +91,11 @@ pub(super) fn nobody(p: &mut Program<'_>, n_nets: u16) -> Ends {
     Ends { own: none, peer: none, idents: none, n_nets }
 }
 
-/// The ident of each end's address, this end's first. Those of a packet are noted, so that it is forgotten how they were found.
-fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [Value; 2] {
+/// The ident of each end's address, this end's first, of a flow. Those of a packet are noted instead, so that it is forgotten
+/// how they were found.
+fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> Option<[Value; 2]> {
     let [ip6, done] = [(); 2].map(|()| p.block());
-    let ends = [(); 2].map(|()| p.b.append_block_param(done, types::I64));
+    let ends = p.flow.map(|_| [(); 2].map(|()| p.b.append_block_param(done, types::I64)));
     p.leave_if_ip6(ip6);
     let peer = peer_offset(way);
     let own = maps::CONNTRACK_DESTINATION as i32 - peer;
@@ -104,40 +105,42 @@ fn idents_of_addresses(p: &mut Program<'_>, way: Way, nets6: Option<Nets6>) -> [
         let ident = ident4(p, addresses, address + 12);
         kept(p, ident, note)
     });
+    let idents: Vec<Value> = idents.into_iter().flatten().collect();
     p.jump(done, &idents);
 
     p.switch(ip6);
     let idents = sides.map(|(address, note)| {
         let [known, unknown, found] = [(); 3].map(|()| p.block());
-        let ident = p.b.append_block_param(found, types::I64);
+        let ident = p.flow.map(|_| p.b.append_block_param(found, types::I64));
         let key = p.key_at(address);
         let value = p.lookup_at(Map::Addresses6, key);
         p.branch(value, known, unknown);
         p.switch(known);
         let of_endpoint = p.read_wide(types::I16, value, 0);
         let of_endpoint = kept(p, of_endpoint, note);
-        p.jump(found, &[of_endpoint]);
+        p.jump(found, of_endpoint.as_slice());
         p.switch(unknown);
         let of_net = match nets6 {
             Some(nets) => net6(p, nets, address),
             None => p.constant(types::I64, 0),
         };
         let of_net = kept(p, of_net, note);
-        p.jump(found, &[of_net]);
+        p.jump(found, of_net.as_slice());
         p.switch(found);
         ident
     });
+    let idents: Vec<Value> = idents.into_iter().flatten().collect();
     p.jump(done, &idents);
     p.switch(done);
     ends
 }
 
-fn kept(p: &mut Program<'_>, ident: Value, note: i32) -> Value {
-    if p.flow.is_some() {
-        return ident;
+/// The ident of an end of a flow; that of a packet is noted.
+fn kept(p: &mut Program<'_>, ident: Value, note: i32) -> Option<Value> {
+    if p.flow.is_none() {
+        note_ident(p, ident, note);
     }
-    note_ident(p, ident, note);
-    noted(p, note)
+    p.flow.map(|_| ident)
 }
 
 /// The ident of the IPv4 address at an offset of the connection key.
