@@ -7,7 +7,8 @@
 //!   equal blocks stored once. With source ports a second pair of tables, and `joint[port class * width + source class]: u16`.
 //! - *matrix* of a group: `[source class * width + destination class]: u32`: the base of a list, 0 for one that says nothing.
 //! - *rows* of a group, for what has too many pairs: `first[source class]: u32`, and at `first + destination class` in `cells`
-//!   `source class << 48 | base: u64`, or `source class << 16 | base: u32` where bases have 16 bits. Rows lie in each other's gaps; a cell of another class is none.
+//!   `source class << 48 | base: u64`, or `source class << 16 | base: u32` where bases have 16 bits. Rows lie in each other's
+//!   gaps; a cell of another class is none.
 //! - *slots*: what a list says, as `base << 40 | consent << 24 | rank << 1 | allow: u64`: at its base by default, at
 //!   `base + 1 + column` for the column. Lists lie in each other's gaps; a slot of another base is none, and what has none says
 //!   nothing. Further consents of a slot are at its index in tables of their own, four 16-bit numbers in a `u64`.

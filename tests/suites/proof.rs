@@ -38,6 +38,11 @@ const APART: Config = Config { matrix: 0, group: 1 << 20 };
 /// Policies whose tables are changed, each in three groupings.
 const CHANGED: usize = 30;
 
+/// Changes that in some policies touch only what decides no flow: a net or a rule that others are stronger than everywhere, a
+/// counter that reads as it did.
+const OF_NO_EFFECT: [&str; 4] =
+    ["bound_of_a_net", "net_left_out", "rule_in_another_group", "counters_elsewhere"];
+
 fn main() -> ExitCode {
     let ways = [
         ("one_group", Config { matrix: usize::MAX, group: 0 }),
@@ -122,7 +127,8 @@ fn main() -> ExitCode {
                 }
             }
             println!("{n_changed} of {} changed; accepted at {accepted:?}", made.len());
-            if accepted.len() * 10 > n_changed {
+            let most = if OF_NO_EFFECT.contains(&name) { n_changed / 10 } else { 0 };
+            if accepted.len() > most {
                 let rules = made[accepted[0] as usize - 1].rules.text();
                 return Err(format!("accepted too often, first of all\n{rules}").into());
             }

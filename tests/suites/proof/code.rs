@@ -32,7 +32,7 @@ pub(crate) const CHANGES: &[(&str, Change)] = &[
     ("difference_is_sum", |insn| with_operation(insn, &[(0x10, 0)])),
     ("product_is_sum", |insn| with_operation(insn, &[(0x20, 0)])),
     ("only_half_is_computed", |insn| {
-        // Of what has more than 32 bits: signs, keys of buckets, addresses.
+        // Of what has more than 32 bits: signs, keys of cells, addresses.
         (insn[0] & 0xf7 == 0xc7).then(|| with_code(insn, insn[0] - 3))
     }),
     ("operation_is_left_out", |insn| {
